@@ -1,0 +1,37 @@
+# make book   run the notebooks, write the pages       make lab    open the notebooks
+# make test   lint and test                            make bench  measure speed
+PYTHON ?= python3
+BIN    := .venv/bin
+READY  := .venv/.ready
+STRIP  := $(BIN)/nbstripout --keep-id --verify
+
+.DEFAULT_GOAL := book
+.PHONY: env book lab test bench check-book clean
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+env: $(READY)
+
+book: env
+	@$(BIN)/python book/build.py $(ARGS)
+
+lab: env
+	$(BIN)/jupyter lab notebooks
+
+test: env
+	$(BIN)/ruff check .
+	find notebooks -name '*.ipynb' -not -path '*/.*' -exec $(STRIP) {} +
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+
+bench: env
+	$(BIN)/python -m pytest -o addopts=--strict-markers --benchmark-only $(ARGS)
+
+check-book: env
+	@$(BIN)/python book/check.py $(ARGS)
+
+clean:
+	rm -rf _build .benchmarks .hypothesis .pytest_cache .ruff_cache

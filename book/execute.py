@@ -1,0 +1,151 @@
+"""Run notebooks with papermill into `_build/executed`, each only when something it depends on has changed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import write_kernel_spec
+from nbclient.exceptions import DeadKernelError
+from papermill.engines import NBClientEngine, papermill_engines
+from tqdm import tqdm
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class BuildError(Exception):
+    """What stopped the build, in words for the reader of the terminal."""
+
+
+def read_notebook(root, path):
+    try:
+        return nbformat.read(root / path, as_version=4)
+    except nbformat.reader.NotJSONError:
+        raise BuildError(f"{path} is not a notebook (not JSON): restore it from git.") from None
+
+
+def check_parameters(root, path, parameters):
+    """One cell is tagged `parameters`, and it assigns every name of `parameters`."""
+    tagged = [c for c in read_notebook(root, path).cells if "parameters" in c.metadata.get("tags", [])]
+    if len(tagged) != 1:
+        raise BuildError(f"{path} has {len(tagged)} cells tagged 'parameters': tag exactly one.")
+    known = papermill.inspect_notebook(root / path)
+    for name in parameters:
+        if name not in known:
+            raise BuildError(f"{path} has no parameter {name}: its parameters cell assigns {', '.join(known)}.")
+
+
+# ---------------------------------------------------------------- what has changed
+
+def digest(*parts):
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def tree_digest(root, *names):
+    """Paths and contents of files, and of all files under folders, except caches."""
+    files = [p for name in names for p in [root / name, *(root / name).rglob("*")] if p.is_file()]
+    kept = [p for p in sorted(files) if not p.match("*.pyc") and ".ipynb_checkpoints" not in p.parts]
+    return digest([[p.relative_to(root).as_posix(), hashlib.sha256(p.read_bytes()).hexdigest()] for p in kept])
+
+
+def notebook_stamp(root, path, parameters):
+    cells = [[c.cell_type, c.source, c.metadata] for c in read_notebook(root, path).cells]
+    return digest(cells, parameters, tree_digest(root, "kn_utils", "requirements.txt"))
+
+
+# ---------------------------------------------------------------- run
+
+class OneBar(NBClientEngine):
+    """papermill's engine; every finished cell moves one bar over the whole book."""
+
+    bar = None
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, **options):
+        name, n_cells, finish = Path(options["input_path"]).stem, len(nb_man.nb.cells), nb_man.cell_complete
+
+        def cell_complete(cell, cell_index=None, **details):
+            finish(cell, cell_index, **details)
+            cls.bar.set_description(f"{name} {cell_index + 1}/{n_cells}", refresh=False)
+            cls.bar.update()
+
+        nb_man.cell_complete = cell_complete
+        return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+
+def run_notebook(root, path, parameters, stamp):
+    """Execute one notebook into the cache; its stamp is written last, and only after success."""
+    target = root / "_build/executed" / path
+    stamp_file = target.with_suffix(".sha256")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stamp_file.unlink(missing_ok=True)
+    try:
+        papermill.execute_notebook(
+            root / path, target, parameters, engine_name="one-bar", kernel_name="python3", progress_bar=False
+        )
+    except papermill.exceptions.PapermillExecutionError as error:
+        raise BuildError(describe(path, error)) from None
+    except DeadKernelError:
+        raise BuildError(f"{path}: the kernel died (out of memory?): open the notebook with `make lab`.") from None
+    remove_run_details(target)
+    stamp_file.write_text(stamp)
+
+
+def describe(path, error):
+    """A failed cell in readable form: where, the cell's source, the traceback."""
+    trace = COLOURS.sub("", "\n".join(error.traceback)) or f"{error.ename}: {error.evalue}"
+    return (
+        f"{path} failed in cell {error.cell_index + 1} (In [{error.exec_count}]):\n\n"
+        f"{textwrap.indent(error.source, '    ')}\n\n{trace}"
+    )
+
+
+def remove_run_details(target):
+    """Timings and absolute paths have no place in a published notebook."""
+    notebook = nbformat.read(target, as_version=4)
+    for part in [notebook, *notebook.cells]:
+        part.metadata.pop("papermill", None)
+        part.metadata.pop("execution", None)
+    nbformat.write(notebook, target)
+
+
+def use_this_python(root, jobs):
+    """Kernel `python3` becomes this interpreter; `jobs` kernels share the cores."""
+    shutil.rmtree(root / "_build/jupyter", ignore_errors=True)
+    write_kernel_spec(root / "_build/jupyter/kernels/python3", extra_arguments=["--log-level=ERROR"])
+    os.environ["JUPYTER_PATH"] = str(root / "_build/jupyter")
+    os.environ["TQDM_DISABLE"] = "1"  # in the kernels: one bar over the whole book is enough
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
+
+
+def run_notebooks(root, notebooks, parameters, jobs):
+    """Bring the cache of executed notebooks up to date; the names of those that ran."""
+    for path in notebooks:
+        check_parameters(root, path, parameters)
+    stamps = {path: notebook_stamp(root, path, parameters) for path in notebooks}
+    stale = [path for path, stamp in stamps.items() if cached_stamp(root, path) != stamp]
+    if not stale:
+        return []
+    use_this_python(root, jobs)
+    papermill_engines.register("one-bar", OneBar)
+    n_cells = sum(len(read_notebook(root, path).cells) + bool(parameters) for path in stale)
+    pool = ThreadPoolExecutor(jobs)
+    with contextlib.chdir(root / "notebooks"), tqdm(total=n_cells, unit="cell") as OneBar.bar:
+        try:
+            for done in [pool.submit(run_notebook, root, path, parameters, stamps[path]) for path in stale]:
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return stale
+
+
+def cached_stamp(root, path):
+    stamp_file = (root / "_build/executed" / path).with_suffix(".sha256")
+    return stamp_file.read_text() if stamp_file.is_file() else None

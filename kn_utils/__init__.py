@@ -1,0 +1,54 @@
+"""Find the neurons that express a fact, test them, and edit the fact there.
+
+After Dai et al., Knowledge Neurons in Pretrained Transformers (ACL 2022).
+"""
+
+from .attribution import ffn_activations, knowledge_attribution, knowledge_attributions, riemann_points
+from .editing import amplify, erase_relation, suppress, update_fact
+from .facts import Fact, load_facts, relation_id, write_facts
+from .metrics import (
+    Interval,
+    answer_distribution,
+    answer_probability,
+    ask,
+    ask_edited,
+    mean_interval,
+    perplexity,
+    relative_change,
+    top_answers,
+)
+from .models import LanguageModel, Neuron, edit_activations, load_model
+from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
+
+__all__ = [
+    "Fact",
+    "Interval",
+    "LanguageModel",
+    "Neuron",
+    "amplify",
+    "answer_distribution",
+    "answer_probability",
+    "ask",
+    "ask_edited",
+    "choose_share",
+    "coarse_neurons",
+    "edit_activations",
+    "erase_relation",
+    "ffn_activations",
+    "knowledge_attribution",
+    "knowledge_attributions",
+    "load_facts",
+    "load_model",
+    "mean_interval",
+    "perplexity",
+    "random_neurons",
+    "refine_neurons",
+    "relation_id",
+    "relative_change",
+    "riemann_points",
+    "suppress",
+    "top_answers",
+    "top_neurons",
+    "update_fact",
+    "write_facts",
+]

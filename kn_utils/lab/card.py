@@ -1,0 +1,38 @@
+"""The lab model's figures, as its card prints them: measured on held-out templates, with intervals over facts."""
+
+import hashlib
+from pathlib import Path
+
+from ..attribution import ffn_activations, knowledge_attributions
+from ..editing import suppress
+from ..facts import Fact
+from ..metrics import ask, ask_edited, mean_interval, relative_change
+from ..models import LanguageModel
+from ..refinement import random_neurons, refine_neurons, top_neurons
+
+
+def figures(lm: LanguageModel, facts: list[Fact], sample: list[Fact]) -> dict:
+    """Recall over all `facts`; the effect of suppressing three kinds of neurons over a `sample` of them."""
+    answers = ask(lm, facts)
+    knowledge = [refine_neurons(scores) for scores in knowledge_attributions(lm, sample)]
+    baseline = [top_neurons(ffn_activations(lm, f.prompts), len(k)) for f, k in zip(sample, knowledge, strict=True)]
+    random = [random_neurons(k, lm.n_neurons, seed=i) for i, k in enumerate(knowledge)]
+    before = ask(lm, sample).probability
+    effects = {}
+    for name, neurons in {"knowledge": knowledge, "baseline": baseline, "random": random}.items():
+        after = ask_edited(lm, sample, [suppress(lm, n) for n in neurons]).probability
+        effects[name] = relative_change(before, after)
+    return {
+        "facts": len(facts),
+        "heldout_prompts": sum(len(fact.heldout_prompts) for fact in facts),
+        "heldout_top1": mean_interval(answers.top1),
+        "heldout_probability": mean_interval(answers.probability),
+        "heldout_top1_by_relation": answers.groupby("relation").top1.mean().to_dict(),
+        "sampled_facts": len(sample),
+        "neurons_per_fact": mean_interval([len(k) for k in knowledge]),
+        "suppression": effects,
+    }
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,91 @@
+"""ParaRel as Dai et al. (2022) used it, rebuilt from the pairs and patterns they released, verified and cached."""
+
+import gzip
+import hashlib
+import json
+import os
+import urllib.request
+from pathlib import Path
+
+import platformdirs
+from tqdm.auto import tqdm
+
+RELEASE = (
+    "https://raw.githubusercontent.com/Hunter-DDM/knowledge-neurons/"
+    "c51b44a79bc935961c27fabf2c6f8e523a669cbb/data"  # one commit, so that the files cannot change under us
+)
+COUNTS = (34, 27_738, 253_448)  # relations, facts, prompts (section 4.1)
+SHA256 = "faff80808c3d5e70dafeb38009c2baa43e3dc4c5f0bec1b733402c23c4636cf5"  # of the bags as JSON with sorted keys, see `checksum`
+
+LABELS = {
+    "P19": "place of birth", "P20": "place of death", "P27": "country of citizenship", "P30": "continent",
+    "P36": "capital", "P37": "official language", "P39": "position held", "P47": "shares border with",
+    "P101": "field of work", "P103": "native language", "P106": "occupation", "P108": "employer", "P127": "owned by",
+    "P136": "genre", "P138": "named after", "P140": "religion", "P159": "headquarters location",
+    "P176": "manufacturer", "P178": "developer", "P190": "twinned administrative body", "P264": "record label",
+    "P279": "subclass of", "P364": "original language of film or TV show", "P407": "language of work or name",
+    "P413": "position played on team / speciality", "P449": "original network", "P463": "member of",
+    "P495": "country of origin", "P530": "diplomatic relation", "P740": "location of formation",
+    "P937": "work location", "P1303": "instrument", "P1376": "capital of",
+    "P1412": "languages spoken, written or signed",
+}  # fmt: skip
+
+
+def cached_pararel() -> Path:
+    """The path of ParaRel in the user's cache folder; downloaded, rebuilt and verified the first time.
+
+    Raises:
+        ConnectionError: it is not cached and the release cannot be reached.
+        ValueError: what was downloaded is not the release.
+    """
+    path = Path(platformdirs.user_cache_dir("kn_utils")) / "pararel.json.gz"
+    if not path.exists():
+        bags = download_bags()
+        verify(bags)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.part")
+        partial.write_bytes(gzip.compress(json.dumps(bags, ensure_ascii=False).encode()))
+        partial.replace(path)  # at once: a download that is cut short leaves nothing behind
+    return path
+
+
+def download_bags() -> dict[str, list]:
+    """Fill every released pattern of a relation with every released <subject, answer> pair of it."""
+    pairs = json.loads(_fetch("BingDistantTREx/query_pairs.json"))  # {"P36": [["Ireland", "Dublin"], ...]}
+    bags = {}
+    for relation in tqdm(LABELS, desc="Downloading ParaRel", unit="relation"):
+        lines = _fetch(f"PARAREL/raw_data/patterns/{relation}.jsonl").splitlines()
+        patterns = [json.loads(line)["pattern"] for line in lines if line.strip()]
+        label = f"{relation}({LABELS[relation]})"
+        bags[relation] = [
+            [[pattern.replace("[X]", subject).replace("[Y]", "[MASK]"), answer, label] for pattern in patterns]
+            for subject, answer in pairs[relation]
+        ]
+    return bags
+
+
+def verify(bags: dict[str, list]) -> None:
+    """Raise ValueError unless `bags` are the authors' 27,738 facts, to the letter."""
+    facts = [bag for relation_bags in bags.values() for bag in relation_bags]
+    counts = (len(bags), len(facts), sum(len(bag) for bag in facts))
+    if counts != COUNTS or checksum(bags) != SHA256:
+        raise ValueError(
+            f"ParaRel has {counts} relations, facts and prompts with checksum {checksum(bags)[:12]}, expected {COUNTS} "
+            f"and {SHA256[:12]}: try again, or pass load_facts() the path of a copy you trust"
+        )
+
+
+def checksum(bags: dict[str, list]) -> str:
+    """sha256 of the facts, whatever the file's white space or order of relations."""
+    return hashlib.sha256(json.dumps(bags, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _fetch(path: str) -> str:
+    try:
+        with urllib.request.urlopen(f"{RELEASE}/{path}", timeout=60) as response:
+            return response.read().decode()
+    except OSError as error:
+        raise ConnectionError(
+            f"ParaRel is not cached and {RELEASE}/{path} cannot be reached ({error}): connect once to download it, "
+            "or pass load_facts() the path of a local copy"
+        ) from None
