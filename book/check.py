@@ -27,6 +27,7 @@ from build import ROOT, toc_pages
 WEIGHT_LIMIT = 4_000_000  # bytes of a page with its scripts, styles, images and fonts
 PASSIVE_LINKS = {"author", "canonical", "index", "license", "next", "prev", "search"}
 HARMLESS = "Identifier 'THEBE_JS_URL' has already been declared"  # from the theme, on every page
+REPEATED_IDS = {"exercise-content", "solution-content"}  # from sphinx-exercise, once per exercise
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -127,7 +128,7 @@ def check_links(page, pages):
 
 def check_article(page):
     for name, count in Counter(page.ids).items():
-        if count > 1:
+        if count > 1 and name not in REPEATED_IDS:
             yield f"has {count} elements with the id {name!r}."
     for source, alt in page.images:
         if not alt.strip() or alt == source or alt.endswith((".png", ".svg")):

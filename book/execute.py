@@ -121,7 +121,7 @@ def use_this_python(root, jobs):
     shutil.rmtree(root / "_build/jupyter", ignore_errors=True)
     write_kernel_spec(root / "_build/jupyter/kernels/python3", extra_arguments=["--log-level=ERROR"])
     os.environ["JUPYTER_PATH"] = str(root / "_build/jupyter")
-    os.environ["TQDM_DISABLE"] = "1"  # in the kernels: one bar over the whole book is enough
+    os.environ["TQDM_DISABLE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # one bar over the book is enough
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
 
 

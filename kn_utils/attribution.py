@@ -21,10 +21,7 @@ def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     Returns:
         (prompts, layers, neurons), after the GELU.
     """
-    activations = torch.empty(len(prompts), lm.n_layers, lm.n_neurons, device=lm.device)
-    for rows, inputs, position in _batches(lm, prompts, COPIES):
-        activations[rows] = _activations(lm, inputs, position)
-    return activations
+    return torch.cat([_activations(lm, inputs, position) for inputs, position in _batches(lm, prompts, COPIES)])
 
 
 def knowledge_attribution(
@@ -57,20 +54,22 @@ def knowledge_attribution(
         raise ValueError(f"path {path!r} is unknown: choose one of {PATHS}")
     alphas, weights = riemann_points(rule, n_steps)
     target = answer_id(lm, answer)
-    scores = torch.empty(len(prompts), lm.n_layers, lm.n_neurons, device=lm.device)
-    for rows, inputs, position in _batches(lm, prompts, max(1, COPIES // n_steps) if path == "layer" else 1):
-        w = _activations(lm, inputs, position)
+    scores = []
+    for inputs, position in _batches(lm, prompts, max(1, COPIES // n_steps) if path == "layer" else 1):
+        w = _activations(lm, inputs, position)  # (prompts of this batch, layers, neurons)
+        layers = []
         for layer in range(lm.n_layers):
             if path == "layer":
                 gradient = _integrated_gradient(lm, inputs, position, target, layer, w[:, layer], alphas, weights)
-                scores[rows, layer] = w[:, layer] * gradient
+                layers.append(w[:, layer] * gradient)
             else:
-                scores[rows, layer] = _ablation_effects(lm, inputs, position, target, layer)
-    return scores
+                layers.append(_ablation_effects(lm, inputs, position, target, layer))
+        scores.append(torch.stack(layers, 1))
+    return torch.cat(scores)
 
 
 def knowledge_attributions(lm: LanguageModel, facts: Iterable[Fact], **options) -> list[Tensor]:
-    """`knowledge_attribution` of each fact over its prompts, with a progress bar.  # facts x (prompts, layers, neurons)"""
+    """`knowledge_attribution` of each fact, with a progress bar.  # one (prompts, layers, neurons) per fact"""
     return [
         knowledge_attribution(lm, fact.prompts, fact.answer, **options)
         for fact in tqdm(facts, desc="Attribution", unit="fact")
@@ -85,13 +84,13 @@ def riemann_points(rule: str, n_steps: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"n_steps is {n_steps}: take at least 1 step")
     if rule == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)  # on [-1, 1]
-        return torch.tensor((nodes + 1) / 2, dtype=torch.float32), torch.tensor(weights / 2, dtype=torch.float32)
+        return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
     offset = {"left": 0.0, "midpoint": 0.5, "right": 1.0}[rule]
-    return (torch.arange(n_steps) + offset) / n_steps, torch.full((n_steps,), 1 / n_steps)
+    return (torch.arange(n_steps).double() + offset) / n_steps, torch.full((n_steps,), 1 / n_steps).double()
 
 
 def _integrated_gradient(lm, inputs, position, target, layer, w, alphas, weights) -> Tensor:
-    """The weighted sum over alpha of dP/dw at alpha w, every prompt and every step in one pass.  # (prompts, neurons)"""
+    """The weighted sum over alpha of dP/dw at alpha w, all prompts and steps in one pass.  # (prompts, neurons)"""
     n_steps = len(alphas)
     alphas, weights = (t.to(w).repeat(len(w))[:, None] for t in (alphas, weights))  # (prompts * steps, 1)
     scaled = (alphas * w.repeat_interleave(n_steps, 0)).requires_grad_()  # (prompts * steps, neurons)
@@ -104,17 +103,17 @@ def _integrated_gradient(lm, inputs, position, target, layer, w, alphas, weights
 
 @torch.no_grad()
 def _ablation_effects(lm, inputs, position, target, layer) -> Tensor:
-    """P(w) - P(w_i = 0) of each neuron i of a layer, for one prompt.  # (neurons,)"""
+    """P(w) - P(w_i = 0) of each neuron i of a layer, for one prompt.  # (1, neurons)"""
     full = mask_logits(lm, inputs, position).softmax(-1)[:, target]  # (1,)
     effects = []
     for neurons in torch.arange(lm.n_neurons, device=lm.device).split(COPIES):
-        keep = torch.ones(len(neurons), lm.n_neurons, device=lm.device)
-        keep[torch.arange(len(neurons)), neurons] = 0  # copy j loses its neuron j
+        keep = torch.ones(len(neurons), lm.n_neurons, dtype=torch.bool, device=lm.device)
+        keep[torch.arange(len(neurons)), neurons] = False  # copy j loses its neuron j
         copies = {name: tensor.expand(len(neurons), -1) for name, tensor in inputs.items()}
         with edit_activations(lm, lambda at, w, keep=keep: w * keep if at == layer else w):
             probability = mask_logits(lm, copies, position.expand(len(neurons))).softmax(-1)[:, target]
         effects.append(full - probability)
-    return torch.cat(effects)
+    return torch.cat(effects)[None]
 
 
 @torch.no_grad()
@@ -125,9 +124,8 @@ def _activations(lm, inputs, position) -> Tensor:
     return torch.stack(layers, 1)
 
 
-def _batches(lm, prompts, size) -> Iterator[tuple[slice, dict[str, Tensor], Tensor]]:
-    """(rows, inputs, mask positions) of at most `size` prompts at a time; every prompt is checked first."""
+def _batches(lm, prompts, size) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """(inputs, mask positions) of at most `size` prompts at a time; every prompt is checked first."""
     encode(lm, prompts)
     for start in range(0, len(prompts), size):
-        rows = slice(start, start + size)
-        yield rows, *encode(lm, prompts[rows])
+        yield encode(lm, prompts[start : start + size])

@@ -1,4 +1,4 @@
-"""Change what a model says through a few neurons. Every edit is a context manager and leaves no trace (sections 4, 5)."""
+"""Change what a model says through a few neurons: context managers that leave no trace (sections 4 and 5)."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

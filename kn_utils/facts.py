@@ -131,7 +131,8 @@ def _subjects(bags: Sequence[list]) -> list[str]:
     # The shared text ends with a word, or two names that begin or end alike would lose those letters.
     before = re.search(r"^(.*\s)?", commonprefix(prompts)).group()
     after = re.search(r"(\W.*)?$", commonprefix([prompt[::-1] for prompt in prompts])[::-1]).group()
-    return [prompt[len(before) : len(prompt) - len(after)] for prompt in prompts]
+    subjects = [prompt[len(before) : len(prompt) - len(after)] for prompt in prompts]
+    return [subject or _shared_text([row[0] for row in bag]) for subject, bag in zip(subjects, bags, strict=True)]
 
 
 def _shared_text(prompts: Sequence[str]) -> str:
@@ -155,7 +156,8 @@ def _sample(facts: list[Fact], n_facts: int, seed: int) -> list[Fact]:
     """`n_facts` facts, the relations taking turns so that each is represented as evenly as its size allows."""
     rng = random.Random(seed)
     by_relation: dict[str, list[Fact]] = {}
-    for fact in rng.sample(facts, len(facts)):
+    ordered = sorted(facts, key=lambda fact: (fact.relation, fact.subject, fact.answer))  # whatever the file's order
+    for fact in rng.sample(ordered, len(facts)):
         by_relation.setdefault(fact.relation, []).append(fact)
     turns = [(turn, fact) for group in by_relation.values() for turn, fact in enumerate(group)]
     chosen = {id(fact) for _, fact in sorted(turns, key=lambda pair: pair[0])[:n_facts]}

@@ -5,10 +5,12 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
+from torch.nn.functional import max_pool1d
 
-_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _, _GREY, *_ = sns.color_palette("colorblind")
+_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _, _, _GREY, *_ = sns.color_palette("colorblind")
 COLOURS = {  # safe for colour-blind readers; one meaning each, throughout the book
     "knowledge": _BLUE,
     "baseline": _ORANGE,
@@ -79,4 +81,48 @@ def effect_bars(effects: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.invert_yaxis()
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     ax.legend(title="Neurons", frameon=False)
+    return ax
+
+
+def dose_response(effects: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Lines with bands: one colour per kind of neurons, over the dose of an edit, such as its factor.
+
+    Args:
+        effects: as in `effect_bars`, with one row per dose.
+    """
+    ax = ax or plt.gca()
+    ax.axhline(0, color="0.25", linewidth=0.8)
+    for kind in effects.columns:
+        value, low, high = np.array(effects[kind].tolist()).T
+        ax.plot(effects.index, value, marker="o", markersize=4, color=COLOURS[kind], label=kind)
+        ax.fill_between(effects.index, low, high, color=COLOURS[kind], alpha=0.2, linewidth=0)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.legend(title="Neurons", frameon=False)
+    return ax
+
+
+def neuron_heatmap(values: Tensor, ax: Axes | None = None, label: str = "", decades: float | None = None) -> Axes:
+    """One cell per neuron, one row per layer, layer 1 at the bottom.
+
+    Wide layers are pooled to at most 512 columns, each with the highest value of its neurons.
+
+    Args:
+        values: (layers, neurons), not negative.
+        label: of the colour bar.
+        decades: colour follows the logarithm over so many powers of ten below the highest value; linear when None.
+    """
+    ax = ax or plt.gca()
+    values = values.detach().cpu().float()
+    n_layers, n_neurons = values.shape
+    pool = -(-n_neurons // 512)
+    cells = max_pool1d(values[None], pool, ceil_mode=True)[0].numpy()
+    top = max(cells.max(), 1e-12)  # all zero is drawn, too
+    norm = Normalize(0, top) if decades is None else LogNorm(top * 10**-decades, top, clip=True)
+    image = ax.imshow(
+        cells, aspect="auto", origin="lower", interpolation="nearest", cmap="viridis", norm=norm,
+        extent=(0, cells.shape[1] * pool, -0.5, n_layers - 0.5),
+    )  # fmt: skip
+    ax.set(xlabel="Neuron", ylabel="Layer")
+    ax.set_yticks(range(n_layers), [str(layer + 1) for layer in range(n_layers)])
+    ax.figure.colorbar(image, ax=ax, label=label, pad=0.02)
     return ax

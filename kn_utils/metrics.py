@@ -58,8 +58,8 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
     """Ask the model every fact, on its held-out prompts or on those that find its neurons.
 
     Returns:
-        One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability (natural)
-        and top1, which is 1 where the answer comes first.
+        One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability
+        (natural) and top1, which is 1 where the answer comes first.
     """
     prompts = [fact.heldout_prompts if heldout else fact.prompts for fact in facts]
     for fact, own in zip(facts, prompts, strict=True):

@@ -141,9 +141,10 @@ Edit = Callable[[int, Tensor], Tensor]
 
 @contextmanager
 def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
-    """Within the block, each layer's FFN activations at the mask become `edit(layer, activations)`.  # (prompts, neurons)
+    """Within the block, each layer's FFN activations at the mask become `edit(layer, activations)`.
 
-    Reading is editing by the identity. Every forward pass of `lm.model` is affected, and nothing remains afterwards.
+    They have shape (prompts, neurons). Reading is editing by the identity.
+    Every forward pass of `lm.model` is affected, and nothing remains afterwards.
 
     >>> with edit_activations(lm, lambda layer, w: 0 * w):   # switch off every neuron at the mask
     ...     answer_probability(lm, ["The capital of Ireland is [MASK]."], "Dublin")

@@ -15,7 +15,8 @@ RELEASE = (
     "c51b44a79bc935961c27fabf2c6f8e523a669cbb/data"  # one commit, so that the files cannot change under us
 )
 COUNTS = (34, 27_738, 253_448)  # relations, facts, prompts (section 4.1)
-SHA256 = "faff80808c3d5e70dafeb38009c2baa43e3dc4c5f0bec1b733402c23c4636cf5"  # of the bags as JSON with sorted keys, see `checksum`
+# Of the bags as JSON with sorted keys, see `checksum`.
+SHA256 = "faff80808c3d5e70dafeb38009c2baa43e3dc4c5f0bec1b733402c23c4636cf5"
 
 LABELS = {
     "P19": "place of birth", "P20": "place of death", "P27": "country of citizenship", "P30": "continent",

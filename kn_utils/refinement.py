@@ -73,7 +73,7 @@ def choose_share(
 
 
 def top_neurons(scores: Tensor, k: int) -> set[Neuron]:
-    """The k neurons with the highest mean score over the prompts: a set of a given size.  # scores as in refine_neurons"""
+    """The k neurons with the highest mean score over the prompts, (prompts, layers, neurons): a set of a given size"""
     mean = scores.mean(0)  # (layers, neurons)
     return {Neuron(i // mean.shape[1], i % mean.shape[1]) for i in mean.flatten().topk(k).indices.tolist()}
 

@@ -2,6 +2,7 @@
 
 import string
 
+import pandas as pd
 import torch
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from torch import Tensor
@@ -10,17 +11,20 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from ..facts import Fact
+from ..models import LanguageModel, edit_activations, wrap_model
 from . import world
 
-N_STEPS = 3000
+N_STEPS = 1600
 BATCH_SIZE = 256  # prompts
 LEARNING_RATE = 2e-3
-LABEL_SMOOTHING = 0.2  # keeps P(answer) below 1: a saturated softmax hides what its neurons do
+SMOOTHING = 0.3  # of the target is shared by all answers of the relation: a softmax at 1 hides what its neurons do
+KEEP = 0.15  # of the rows show the answer in place of the mask, as in BERT's training: embeddings learn to decode
+PEAK_PENALTY = 1e-3  # on the fourth power of the activations at the mask, in the second half: no neuron shouts
 
 
 def build_tokenizer(facts: list[Fact]) -> BertTokenizerFast:
-    """A cased WordPiece tokenizer: words of templates, answers and invented names are whole, all others are spelt in pieces
-    of two letters, shared by many names ("Ireland" is "Ir ##el ##an ##d")."""
+    """A cased WordPiece tokenizer. Words of templates, answers and invented names are whole; all others are spelt in
+    pieces of two letters, which many names share ("Ireland" is "Ir ##el ##an ##d")."""
     whole = {word for templates in world.TEMPLATES.values() for t in templates for word in split_words(t)}
     whole |= {fact.answer for fact in facts} | set(world.FIRST_NAMES) | set(world.LAST_NAMES)
     spelt = {word for fact in facts for word in split_words(fact.subject)} - whole
@@ -34,7 +38,7 @@ def build_tokenizer(facts: list[Fact]) -> BertTokenizerFast:
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text with a template's slots left out, split as BERT splits them: at white space and punctuation."""
+    """The words of a text, split as BERT splits them; a template's slots are left out."""
     text = text.replace("[X]", " ").replace("[Y]", " ")
     return [word for word, _ in BertPreTokenizer().pre_tokenize_str(text)]
 
@@ -48,24 +52,27 @@ def build_model(n_tokens: int) -> BertForMaskedLM:
 
 
 def train(facts: list[Fact], tokenizer: BertTokenizerFast, n_steps: int, seed: int = 0) -> BertForMaskedLM:
-    """Learn P(answer) at the mask of the facts' prompts; `heldout_prompts` are never seen. On a GPU where there is one."""
+    """Learn to answer the facts' prompts, on a GPU where there is one; `heldout_prompts` stay unseen."""
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    prompts = [prompt for fact in facts for prompt in fact.prompts]
-    answers = tokenizer.convert_tokens_to_ids([fact.answer for fact in facts for _ in fact.prompts])
-    inputs = tokenizer(prompts, padding=True, return_tensors="pt").to(device)
-    targets = torch.tensor(answers, device=device)
-    model = build_model(len(tokenizer)).to(device).train()
+    inputs = tokenizer([prompt for fact in facts for prompt in fact.prompts], padding=True, return_tensors="pt").to(
+        device
+    )
+    fact_of_prompt = torch.tensor([i for i, fact in enumerate(facts) for _ in fact.prompts], device=device)
+    answer_of_fact = torch.tensor(tokenizer.convert_tokens_to_ids([fact.answer for fact in facts]), device=device)
+    targets = smoothed_targets(facts, answer_of_fact, len(tokenizer))  # (facts, vocabulary)
+    lm = wrap_model(build_model(len(tokenizer)).to(device), tokenizer)
+    model = lm.model.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=n_steps, pct_start=0.1)
     progress = tqdm(range(n_steps), desc="Training", unit="step")
-    for _ in progress:
-        rows = torch.randint(len(prompts), (BATCH_SIZE,)).to(device)
-        loss = F.cross_entropy(
-            logits_at_mask(model, inputs["input_ids"][rows], inputs["attention_mask"][rows], tokenizer.mask_token_id),
-            targets[rows],
-            label_smoothing=LABEL_SMOOTHING,
-        )
+    for step in progress:
+        rows = torch.randint(len(fact_of_prompt), (BATCH_SIZE,)).to(device)
+        answers = answer_of_fact[fact_of_prompt[rows]]
+        logits, peaks = run(lm, inputs["input_ids"][rows], inputs["attention_mask"][rows], answers)
+        loss = F.cross_entropy(logits, targets[fact_of_prompt[rows]])
+        if step >= n_steps // 2:
+            loss = loss + PEAK_PENALTY * peaks
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -75,9 +82,26 @@ def train(facts: list[Fact], tokenizer: BertTokenizerFast, n_steps: int, seed: i
     return model.cpu().eval()
 
 
-def logits_at_mask(model: BertForMaskedLM, ids: Tensor, attention_mask: Tensor, mask_id: int) -> Tensor:
-    """The head is applied at the masks only, which saves a third of the time.  # (prompts, vocabulary)"""
+def smoothed_targets(facts: list[Fact], answers: Tensor, n_tokens: int) -> Tensor:
+    """For each fact 1 - SMOOTHING on its answer, the rest spread over its relation's.  # (facts, vocabulary)"""
+    relations = torch.tensor(pd.factorize(pd.Series([fact.relation for fact in facts]))[0], device=answers.device)
+    of_relation = torch.zeros(int(relations.max()) + 1, n_tokens, device=answers.device)
+    of_relation[relations, answers] = 1
+    spread = of_relation / of_relation.sum(1, keepdim=True)
+    return (1 - SMOOTHING) * F.one_hot(answers, n_tokens) + SMOOTHING * spread[relations]
+
+
+def run(lm: LanguageModel, ids: Tensor, attention_mask: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits at the mask (prompts, vocabulary), and the mean over prompts of the summed fourth powers of activations.
+
+    In a share `KEEP` of the prompts the answer stands in the mask's place; the peaks are those of the other prompts.
+    """
     length = int(attention_mask.sum(1).max())
-    ids, attention_mask = ids[:, :length], attention_mask[:, :length]
-    hidden = model.bert(ids, attention_mask).last_hidden_state  # (prompts, tokens, hidden)
-    return model.cls(hidden[ids == mask_id])
+    ids, attention_mask = ids[:, :length], attention_mask[:, :length]  # (prompts, tokens)
+    is_mask = ids == lm.tokenizer.mask_token_id
+    masked = torch.rand(len(ids), device=ids.device) >= KEEP  # (prompts,)
+    ids = torch.where(is_mask & ~masked[:, None], answers[:, None], ids)
+    peaks = []
+    with edit_activations(lm, lambda layer, w: peaks.append((w[masked] ** 4).sum(1).mean()) or w):
+        logits = lm.model(ids, attention_mask).logits[is_mask]
+    return logits, torch.stack(peaks).sum()

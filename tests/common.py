@@ -1,0 +1,100 @@
+"""Shared by the tests: tiny random models, plain hooks to check the library against, and the form of an error."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+
+from kn_utils.models import wrap_model
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = """the capital of is in and city big small old has its , . a Ireland France Spain Peru Dublin Paris Madrid Lima
+    Rome it river north south ' s very Ice ##land ##er""".split()
+PROMPTS = [  # of different lengths, the mask first, in the middle and last
+    "the capital of Ireland is [MASK].",
+    "[MASK] is the capital of Ireland.",
+    "[MASK].",
+    "in the north of the very old Ireland, the big city and capital is [MASK].",
+    "Ireland has its capital in [MASK]",
+]
+
+
+def tiny_tokenizer(words=WORDS):
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys([*SPECIAL, *words]))}
+    return BertTokenizerFast(vocab=vocabulary, do_lower_case=False)
+
+
+def tiny_config(tokenizer, config_class=BertConfig, **changes):
+    """A configuration small enough for the tests, with weights large enough for its layers to matter."""
+    shape = dict(
+        vocab_size=len(tokenizer), hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40,
+        max_position_embeddings=40, initializer_range=0.25, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return config_class(**{**shape, **changes})
+
+
+def tiny_model(model_class=BertForMaskedLM, config_class=BertConfig, dtype=torch.float32, seed=2, **changes):
+    """A random masked language model, the same one at every call."""
+    tokenizer = tiny_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = model_class(tiny_config(tokenizer, config_class, **changes))
+    return wrap_model(model.to(dtype), tokenizer)
+
+
+@contextmanager
+def hooked(lm, layer, change):
+    """Within the block, the activations at the mask become `change(activations)`: one prompt's copies at a time."""
+
+    position = None
+
+    def remember(module, args, kwargs):
+        nonlocal position
+        position = kwargs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
+
+    def hook(module, args):
+        activations = args[0].clone()  # (copies, tokens, neurons)
+        activations[:, position] = change(activations[:, position])
+        return activations
+
+    handles = [
+        lm.model.register_forward_pre_hook(remember, with_kwargs=True),
+        lm.down_projections[layer].register_forward_pre_hook(hook),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def plain_probability(lm, prompt, answer, copies=1):
+    """P(answer) at the mask of one prompt, from the model's own forward pass.  # (copies,)"""
+    inputs = lm.tokenizer([prompt] * copies, return_tensors="pt")
+    position = inputs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
+    logits = lm.model(**inputs).logits[:, position]
+    return logits.softmax(-1)[:, lm.tokenizer.convert_tokens_to_ids(answer)]
+
+
+def snapshot(lm):
+    """A copy of every weight, and the number of hooks: what an edit must leave as it was."""
+    weights = {name: tensor.clone() for name, tensor in lm.model.state_dict().items()}
+    return weights, sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in lm.model.modules())
+
+
+def assert_unchanged(lm, before):
+    weights, n_hooks = snapshot(lm)
+    assert n_hooks == before[1]
+    assert weights.keys() == before[0].keys()
+    assert all(torch.equal(weights[name], before[0][name]) for name in weights)
+
+
+@contextmanager
+def one_line_error(kind, *names):
+    """The block raises `kind` with a message of one line that holds every one of `names`."""
+    with pytest.raises(kind) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(str(name) in message for name in names), message

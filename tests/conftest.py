@@ -1,0 +1,52 @@
+"""Models and files that several test modules share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from common import tiny_model
+
+import kn_utils as kn
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A random BERT of three layers."""
+    return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def tiny64():
+    """The same in double precision."""
+    return tiny_model(dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def lab():
+    return kn.load_model("lab", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def lab_facts():
+    return kn.load_facts("lab")
+
+
+def shared_file(*parts):
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"shared/data/{'/'.join(parts)} is not beside this checkout: the authors' data is not tested")
+    return path
+
+
+@pytest.fixture(scope="session")
+def pararel_file():
+    """The authors' facts, where they lie beside the checkout."""
+    return shared_file("pararel", "data_all_allbags.json.gz")
+
+
+@pytest.fixture(scope="session")
+def neurons_file():
+    """Facts with their subjects as an independent publication lists them."""
+    return shared_file("bert_base_uncased_neurons", "facts.jsonl.gz")

@@ -1,0 +1,137 @@
+"""What a model answers, against plain loops; intervals, against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from common import PROMPTS, one_line_error, plain_probability
+
+import kn_utils as kn
+from kn_utils import metrics
+
+FACTS = [
+    kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),
+    kn.Fact("France", "P36(capital)", "Paris", ("the capital of France is [MASK].",), ("[MASK], France",)),
+    kn.Fact("river", "P47(shares border with)", "city", ("the river has a [MASK]",), ("a [MASK]",)),
+]
+
+
+def test_probability_is_the_softmax_at_the_mask(tiny):
+    expected = torch.cat([plain_probability(tiny, prompt, "Dublin") for prompt in PROMPTS])
+    torch.testing.assert_close(kn.answer_probability(tiny, PROMPTS, "Dublin"), expected, atol=1e-6, rtol=0)
+
+
+def test_one_answer_per_prompt(tiny):
+    answers = ["Dublin", "Paris", "river", "Dublin", "big"]
+    expected = torch.cat([plain_probability(tiny, p, a) for p, a in zip(PROMPTS, answers, strict=True)])
+    torch.testing.assert_close(kn.answer_probability(tiny, PROMPTS, answers), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 512])
+def test_distribution_sums_to_one_in_any_batch(tiny, batch, monkeypatch):
+    monkeypatch.setattr(metrics, "BATCH", batch)
+    distribution = kn.answer_distribution(tiny, PROMPTS)
+    assert distribution.shape == (len(PROMPTS), len(tiny.tokenizer))
+    torch.testing.assert_close(distribution.sum(1), torch.ones(len(PROMPTS)), atol=1e-5, rtol=0)
+    dublin = distribution[:, tiny.tokenizer.convert_tokens_to_ids("Dublin")]
+    expected = torch.cat([plain_probability(tiny, prompt, "Dublin") for prompt in PROMPTS])
+    torch.testing.assert_close(dublin, expected, atol=1e-6, rtol=0)
+
+
+def test_top_answers(tiny):
+    words = list(tiny.tokenizer.get_vocab())
+    by_word = {word: plain_probability(tiny, PROMPTS[0], word).item() for word in words}
+    top = kn.top_answers(tiny, PROMPTS[0], k=4)
+    assert [word for word, _ in top] == sorted(words, key=by_word.get, reverse=True)[:4]
+    assert [p for _, p in top] == pytest.approx([by_word[word] for word, _ in top], abs=1e-6)
+
+
+@pytest.mark.parametrize("heldout", [True, False])
+@pytest.mark.parametrize("batch", [2, 512])
+def test_ask_takes_means_over_prompts(tiny, heldout, batch, monkeypatch):
+    monkeypatch.setattr(metrics, "BATCH", batch)
+    table = kn.ask(tiny, FACTS, heldout)
+    assert list(table.columns) == ["subject", "relation", "answer", "probability", "log_probability", "top1"]
+    assert len(table) == len(FACTS)
+    for fact, row in zip(FACTS, table.itertuples(), strict=True):
+        prompts = fact.heldout_prompts if heldout else fact.prompts
+        ps = [plain_probability(tiny, prompt, fact.answer).item() for prompt in prompts]
+        firsts = [kn.top_answers(tiny, prompt, 1)[0][0] == fact.answer for prompt in prompts]
+        assert (row.subject, row.relation, row.answer) == (fact.subject, fact.relation, fact.answer)
+        assert row.probability == pytest.approx(np.mean(ps), abs=1e-6)
+        assert row.log_probability == pytest.approx(np.mean(np.log(ps)), abs=1e-4)
+        assert row.top1 == pytest.approx(np.mean(firsts))
+
+
+def test_top1_counts_the_prompts_answered_first(tiny):
+    prompts = tuple(PROMPTS[:2])
+    word = kn.top_answers(tiny, prompts[0], 1)[0][0]
+    right = sum(kn.top_answers(tiny, prompt, 1)[0][0] == word for prompt in prompts)
+    assert kn.ask(tiny, [kn.Fact("Ireland", "P36", word, prompts)], heldout=False).top1[0] == right / 2 > 0
+
+
+def test_ask_edited_puts_each_fact_into_its_own_edit(tiny):
+    sets = [[kn.Neuron(0, 1)], [], [kn.Neuron(2, 3), kn.Neuron(1, 1)]]
+    table = kn.ask_edited(tiny, FACTS, [kn.suppress(tiny, neurons) for neurons in sets])
+    for fact, neurons, p in zip(FACTS, sets, table.probability, strict=True):
+        with kn.suppress(tiny, neurons):
+            expected = kn.answer_probability(tiny, fact.heldout_prompts, fact.answer).mean().item()
+        assert p == pytest.approx(expected, abs=1e-6)
+    assert list(table.index) == [0, 1, 2]
+
+
+def test_ask_edited_needs_an_edit_for_each_fact(tiny):
+    with one_line_error(ValueError, "shorter"):
+        kn.ask_edited(tiny, FACTS, [kn.suppress(tiny, [])])
+
+
+def test_ask_without_heldout_prompts(tiny):
+    with one_line_error(ValueError, "'Peru'", "heldout=False"):
+        kn.ask(tiny, [kn.Fact("Peru", "P36", "Lima", ("the capital of Peru is [MASK].",))])
+
+
+@pytest.mark.parametrize(
+    "probabilities, expected", [([1.0, 1.0], 1.0), ([0.5, 0.5], 2.0), ([0.5, 0.125], 4.0), ([0.1], 10.0)]
+)
+def test_perplexity_by_hand(probabilities, expected):
+    assert kn.perplexity([math.log(p) for p in probabilities]) == pytest.approx(expected)
+
+
+def test_relative_change_is_a_ratio_of_means():
+    change = kn.relative_change([0.2, 0.6, 0.001], [0.1, 0.3, 0.1])  # 0.5 / 0.801
+    assert change.value == pytest.approx(0.5 / 0.801 - 1)
+    assert change.low <= change.value <= change.high
+
+
+def test_relative_change_resamples_in_pairs():
+    """Every fact loses exactly a quarter, so every resample does."""
+    before = np.linspace(0.1, 0.9, 20)
+    assert kn.relative_change(before, 0.75 * before) == pytest.approx((-0.25, -0.25, -0.25))
+
+
+def test_mean_interval_by_hand():
+    """Of 30 zeros and 10 ones the mean is 1/4, and its standard error sqrt(p (1 - p) / n)."""
+    interval = kn.mean_interval([0] * 30 + [1] * 10)
+    error = 1.96 * math.sqrt(0.25 * 0.75 / 40)
+    assert interval.value == 0.25
+    assert interval.low == pytest.approx(0.25 - error, abs=0.03)
+    assert interval.high == pytest.approx(0.25 + error, abs=0.03)
+
+
+def test_intervals_are_reproducible():
+    values = np.random.default_rng(1).random(50)
+    assert kn.mean_interval(values) == kn.mean_interval(list(values))
+
+
+def test_one_value_has_no_interval():
+    interval = kn.mean_interval([0.3])
+    assert interval.value == 0.3
+    assert math.isnan(interval.low) and math.isnan(interval.high)
+
+
+def test_intervals_cover_the_truth():
+    """95 % intervals of 150 simulated samples hold the true mean about 19 times in 20."""
+    rng = np.random.default_rng(0)
+    intervals = [kn.mean_interval(rng.exponential(2.0, 60)) for _ in range(150)]
+    assert 0.88 <= np.mean([low <= 2.0 <= high for _, low, high in intervals]) <= 0.99

@@ -1,0 +1,202 @@
+"""Loading by name, by folder and by family; prompts and answers that cannot be asked."""
+
+import pytest
+import torch
+from common import PROMPTS, hooked, one_line_error, plain_probability, tiny_config, tiny_model, tiny_tokenizer
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    GPT2Config,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+import kn_utils as kn
+from kn_utils.models import answer_id, encode
+
+FAMILIES = {
+    "bert": (BertForMaskedLM, BertConfig, {}),
+    "roberta": (RobertaForMaskedLM, RobertaConfig, {}),
+    "electra": (ElectraForMaskedLM, ElectraConfig, {"embedding_size": 24}),
+    "electra, narrow embeddings": (ElectraForMaskedLM, ElectraConfig, {"embedding_size": 16}),
+    "distilbert": (
+        DistilBertForMaskedLM, DistilBertConfig, {"dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 40},
+    ),
+}  # fmt: skip
+
+
+def save(folder, model_class=BertForMaskedLM, config_class=BertConfig, **options):
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    model_class(tiny_config(tokenizer, config_class, **options)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_the_lab_model(lab):
+    assert (lab.n_layers, lab.n_neurons) == (4, 512)
+    assert lab.device == torch.device("cpu")
+    assert not lab.model.training
+    assert not any(parameter.requires_grad for parameter in lab.model.parameters())
+
+
+def test_lab_is_the_default_model(lab):
+    default = kn.load_model(device="cpu")
+    prompts = ["The capital of Ireland is [MASK]."]
+    assert torch.equal(kn.answer_distribution(default, prompts), kn.answer_distribution(lab, prompts))
+
+
+@pytest.mark.parametrize("as_type", [str, lambda path: path], ids=["str", "Path"])
+def test_a_local_folder(tmp_path, as_type):
+    lm = kn.load_model(as_type(save(tmp_path)), device="cpu")
+    reread = BertForMaskedLM.from_pretrained(tmp_path).eval()
+    inputs = lm.tokenizer(PROMPTS, padding=True, return_tensors="pt")
+    assert (lm.n_layers, lm.n_neurons) == (3, 40)
+    with torch.no_grad():
+        assert torch.equal(lm.model(**inputs).logits, reread(**inputs).logits)
+
+
+def test_half_precision_weights_are_read_as_float32(tmp_path):
+    save(tmp_path)
+    BertForMaskedLM.from_pretrained(tmp_path).half().save_pretrained(tmp_path)
+    assert {p.dtype for p in kn.load_model(tmp_path, device="cpu").model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_loads_from_its_folder(tmp_path, family):
+    model_class, config_class, options = FAMILIES[family]
+    lm = kn.load_model(save(tmp_path, model_class, config_class, **options), device="cpu")
+    assert (lm.n_layers, lm.n_neurons) == (3, 40)
+    assert kn.answer_probability(lm, PROMPTS, "Dublin").shape == (len(PROMPTS),)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attribution_is_complete_in_every_family(family):
+    model_class, config_class, options = FAMILIES[family]
+    lm = tiny_model(model_class, config_class, **options)
+    assert (lm.n_layers, lm.n_neurons) == (3, 40)
+    prompt = PROMPTS[0]
+    scores = kn.knowledge_attribution(lm, [prompt], "Dublin", rule="gauss-legendre")[0].sum(1)
+    for layer in range(lm.n_layers):
+        with hooked(lm, layer, torch.zeros_like):
+            without = plain_probability(lm, prompt, "Dublin").item()
+        assert scores[layer].item() == pytest.approx(plain_probability(lm, prompt, "Dublin").item() - without, abs=1e-4)
+    assert scores.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_value_slots_write_into_the_residual_stream(family):
+    model_class, config_class, options = FAMILIES[family]
+    lm = tiny_model(model_class, config_class, **options)
+    slot = lm.value_slot(kn.Neuron(1, 7))
+    one = torch.eye(lm.n_neurons)[7]
+    down = lm.down_projections[1]
+    torch.testing.assert_close(slot, down(one) - down(0 * one), atol=1e-6, rtol=0)
+    assert slot.shape == (24,)
+
+
+def test_a_model_without_a_head(tmp_path):
+    save(tmp_path, BertModel)
+    with one_line_error(ValueError, repr(tmp_path), "no masked-LM head", "ForMaskedLM"):
+        kn.load_model(tmp_path)
+
+
+def test_an_architecture_that_is_not_known(tmp_path):
+    GPT2Config(n_layer=1).save_pretrained(tmp_path)
+    with one_line_error(ValueError, repr(tmp_path), "'gpt2'", "bert", "DOWN_PROJECTIONS"):
+        kn.load_model(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    """Unpickling a downloaded file could run any code."""
+    save(tmp_path)
+    weights = BertForMaskedLM.from_pretrained(tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        kn.load_model(tmp_path)
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    with pytest.raises(OSError, match="nowhere"):
+        kn.load_model(tmp_path / "nowhere")
+
+
+def ask_any(lm, prompts):
+    return kn.answer_probability(lm, prompts, "Dublin")
+
+
+every_function = pytest.mark.parametrize(
+    "function",
+    [ask_any, kn.ffn_activations, kn.answer_distribution, lambda lm, p: kn.knowledge_attribution(lm, p, "Dublin")],
+    ids=["answer_probability", "ffn_activations", "answer_distribution", "knowledge_attribution"],
+)
+
+
+@every_function
+@pytest.mark.parametrize(
+    "prompts, names",
+    [
+        ([*PROMPTS, "the capital of Peru is Lima."], ["'the capital of Peru is Lima.'", "0 masks", "[MASK]"]),
+        (["[MASK] is in [MASK]."], ["'[MASK] is in [MASK].'", "2 masks", "exactly one"]),
+        ([], ["prompts is empty"]),
+        ("the capital of Peru is [MASK].", ["'the capital of Peru is [MASK].'", "list"]),
+    ],
+    ids=["no mask", "two masks", "no prompts", "a bare string"],
+)
+def test_prompts_that_cannot_be_asked(tiny, function, prompts, names):
+    with one_line_error(ValueError, *names):
+        function(tiny, prompts)
+
+
+def test_a_tuple_of_prompts_will_do(tiny):
+    assert torch.equal(ask_any(tiny, tuple(PROMPTS)), ask_any(tiny, PROMPTS))
+
+
+@pytest.mark.parametrize("function", [kn.answer_probability, kn.knowledge_attribution])
+@pytest.mark.parametrize(
+    "answer, names",
+    [
+        ("Atlantis", ["'Atlantis'", "unknown"]),
+        ("", ["''", "unknown"]),
+        ("[UNK]", ["'[UNK]'", "unknown"]),
+        ("Iceland", ["'Iceland'", "2 tokens", "##land"]),
+        ("Dublin city", ["'Dublin city'", "2 tokens"]),
+    ],
+)
+def test_answers_that_are_not_one_token(tiny, function, answer, names):
+    with one_line_error(ValueError, *names):
+        function(tiny, PROMPTS, answer)
+
+
+def test_answer_id(tiny):
+    index, embeddings = answer_id(tiny, "Dublin"), tiny.model.bert.embeddings.word_embeddings
+    assert tiny.tokenizer.convert_ids_to_tokens(index) == "Dublin"
+    assert torch.equal(tiny.embedding("Dublin"), embeddings.weight[index])
+
+
+def test_encode_pads_no_further_than_the_longest(tiny):
+    inputs, position = encode(tiny, PROMPTS)
+    lengths = [len(tiny.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS]
+    assert inputs["input_ids"].shape == (len(PROMPTS), max(lengths))
+    assert inputs["attention_mask"].sum(1).tolist() == lengths
+    for row, prompt, at in zip(inputs["input_ids"].tolist(), PROMPTS, position.tolist(), strict=True):
+        assert row[at] == tiny.tokenizer.mask_token_id, prompt
+
+
+def test_edit_activations_reads_without_changing(tiny):
+    before, seen = kn.answer_distribution(tiny, PROMPTS), []
+
+    def read(layer, w):
+        seen.append((layer, w.shape))
+        return w
+
+    with kn.edit_activations(tiny, read):
+        during = kn.answer_distribution(tiny, PROMPTS)
+    assert torch.equal(during, before)
+    assert seen == [(layer, (len(PROMPTS), tiny.n_neurons)) for layer in range(tiny.n_layers)]

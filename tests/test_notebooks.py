@@ -1,0 +1,83 @@
+"""The form of every notebook: small cells, no outputs, one set-up and one parameters cell, described figures."""
+
+import ast
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SET_UP = f"""\
+try:
+    import kn_utils as kn
+except ModuleNotFoundError:  # in Colab: install once
+    %pip install -q git+{ADDRESS}
+    import kn_utils as kn
+"""
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    return nbformat.read(request.param, as_version=4)
+
+
+def code(notebook, tag=None):
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in cells if tag is None or tag in cell.metadata.get("tags", [])]
+
+
+def assigned(source):
+    """Names and literal values of the assignments in a cell."""
+    statements = [s for s in ast.parse(source).body if isinstance(s, ast.Assign)]
+    return {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+def test_the_toc_holds_every_notebook():
+    parts = yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    listed = [Path(chapter["file"]) for part in parts for chapter in part["chapters"]]
+    assert {path.stem for path in NOTEBOOKS} == {page.stem for page in listed if page.parent.name == "notebooks"}
+
+
+def test_valid(notebook):
+    nbformat.validate(notebook)
+
+
+def test_no_outputs_in_git(notebook):
+    assert [cell.source for cell in code(notebook) if cell.outputs or cell.execution_count] == []
+
+
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name[0].isdigit()], ids=lambda path: path.stem)
+def test_chapter_title_is_a_question(path):
+    title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0]
+    assert title.startswith("# ") and title.endswith("?")
+
+
+def test_one_parameters_cell_for_the_lab(notebook):
+    (cell,) = code(notebook, "parameters")
+    values = assigned(cell.source)
+    assert {"MODEL", "FACTS", "N_FACTS", "SEED"} <= values.keys()
+    assert (values["MODEL"], values["FACTS"]) == ("lab", "lab")
+
+
+def test_one_hidden_set_up_cell(notebook):
+    (cell,) = (c for c in code(notebook) if "ModuleNotFoundError" in c.source)
+    assert {"hide-cell", "remove-cell"} & set(cell.metadata.tags)
+    assert cell.source.startswith(SET_UP.rstrip("\n"))
+
+
+def test_cells_are_short(notebook):
+    shown = [cell.source for cell in code(notebook) if "hide-cell" not in cell.metadata.get("tags", [])]
+    assert [source for source in shown if len(source.splitlines()) > 15] == []
+
+
+def test_figures_are_described(notebook):
+    figures = [cell.metadata.mystnb for cell in code(notebook) if "figure" in cell.metadata.get("mystnb", {})]
+    assert [f for f in figures if not (f.figure.get("caption") and f.figure.get("name", "").startswith("fig-"))] == []
+    assert [f for f in figures if not f.get("image", {}).get("alt", "").strip()] == []
