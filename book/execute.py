@@ -108,11 +108,13 @@ def describe(path, error):
 
 
 def remove_run_details(target):
-    """Timings and absolute paths have no place in a published notebook."""
+    """Timings, absolute paths and finished progress bars have no place in a published notebook."""
     notebook = nbformat.read(target, as_version=4)
     for part in [notebook, *notebook.cells]:
-        part.metadata.pop("papermill", None)
-        part.metadata.pop("execution", None)
+        for key in ("papermill", "execution", "widgets"):
+            part.metadata.pop(key, None)
+    for cell in (c for c in notebook.cells if c.cell_type == "code"):
+        cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
     nbformat.write(notebook, target)
 
 
@@ -121,7 +123,6 @@ def use_this_python(root, jobs):
     shutil.rmtree(root / "_build/jupyter", ignore_errors=True)
     write_kernel_spec(root / "_build/jupyter/kernels/python3", extra_arguments=["--log-level=ERROR"])
     os.environ["JUPYTER_PATH"] = str(root / "_build/jupyter")
-    os.environ["TQDM_DISABLE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"  # one bar over the book is enough
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
 
 

@@ -35,12 +35,12 @@ def knowledge_attribution(
     """Integrated gradients of P(answer) over each layer's FFN neurons at the mask, from 0 to their activation w.
 
     `path="layer"` scales all neurons of a layer together, as the released code does. A layer's scores then sum to
-    P(w) - P(layer = 0). `path="neuron"` scales one neuron alone, as equation (4) is written. Its integral is exactly
+    P(w) - P(layer = 0). `path="neuron"` scales one neuron alone, as the formula is written. Its integral is exactly
     P(w) - P(w_i = 0), so it is computed as that ablation: `n_steps` and `rule` play no part.
 
     Args:
         n_steps: m, the points of the Riemann sum.
-        rule: "left" takes k = 0..m-1 (released code), "right" k = 1..m (equation 5), "midpoint" k + 1/2;
+        rule: "left" takes k = 0..m-1 (released code), "right" k = 1..m (the paper's sum), "midpoint" k + 1/2;
             "gauss-legendre" is close to the true integral with few points.
 
     Returns:

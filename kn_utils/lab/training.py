@@ -11,15 +11,13 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from ..facts import Fact
-from ..models import LanguageModel, edit_activations, wrap_model
 from . import world
 
-N_STEPS = 1600
+N_STEPS = 1400
 BATCH_SIZE = 256  # prompts
 LEARNING_RATE = 2e-3
 SMOOTHING = 0.3  # of the target is shared by all answers of the relation: a softmax at 1 hides what its neurons do
 KEEP = 0.15  # of the rows show the answer in place of the mask, as in BERT's training: embeddings learn to decode
-PEAK_PENALTY = 1e-3  # on the fourth power of the activations at the mask, in the second half: no neuron shouts
 
 
 def build_tokenizer(facts: list[Fact]) -> BertTokenizerFast:
@@ -61,18 +59,17 @@ def train(facts: list[Fact], tokenizer: BertTokenizerFast, n_steps: int, seed: i
     fact_of_prompt = torch.tensor([i for i, fact in enumerate(facts) for _ in fact.prompts], device=device)
     answer_of_fact = torch.tensor(tokenizer.convert_tokens_to_ids([fact.answer for fact in facts]), device=device)
     targets = smoothed_targets(facts, answer_of_fact, len(tokenizer))  # (facts, vocabulary)
-    lm = wrap_model(build_model(len(tokenizer)).to(device), tokenizer)
-    model = lm.model.requires_grad_(True).train()
+    model = build_model(len(tokenizer)).to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=n_steps, pct_start=0.1)
     progress = tqdm(range(n_steps), desc="Training", unit="step")
-    for step in progress:
+    for _ in progress:
         rows = torch.randint(len(fact_of_prompt), (BATCH_SIZE,)).to(device)
         answers = answer_of_fact[fact_of_prompt[rows]]
-        logits, peaks = run(lm, inputs["input_ids"][rows], inputs["attention_mask"][rows], answers)
+        logits = logits_at_mask(
+            model, inputs["input_ids"][rows], inputs["attention_mask"][rows], answers, tokenizer.mask_token_id
+        )
         loss = F.cross_entropy(logits, targets[fact_of_prompt[rows]])
-        if step >= n_steps // 2:
-            loss = loss + PEAK_PENALTY * peaks
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -91,17 +88,10 @@ def smoothed_targets(facts: list[Fact], answers: Tensor, n_tokens: int) -> Tenso
     return (1 - SMOOTHING) * F.one_hot(answers, n_tokens) + SMOOTHING * spread[relations]
 
 
-def run(lm: LanguageModel, ids: Tensor, attention_mask: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits at the mask (prompts, vocabulary), and the mean over prompts of the summed fourth powers of activations.
-
-    In a share `KEEP` of the prompts the answer stands in the mask's place; the peaks are those of the other prompts.
-    """
+def logits_at_mask(model, ids: Tensor, attention_mask: Tensor, answers: Tensor, mask_id: int) -> Tensor:
+    """One batch's logits; in a share `KEEP` of the prompts the answer stands at the mask.  # (prompts, vocabulary)"""
     length = int(attention_mask.sum(1).max())
     ids, attention_mask = ids[:, :length], attention_mask[:, :length]  # (prompts, tokens)
-    is_mask = ids == lm.tokenizer.mask_token_id
-    masked = torch.rand(len(ids), device=ids.device) >= KEEP  # (prompts,)
-    ids = torch.where(is_mask & ~masked[:, None], answers[:, None], ids)
-    peaks = []
-    with edit_activations(lm, lambda layer, w: peaks.append((w[masked] ** 4).sum(1).mean()) or w):
-        logits = lm.model(ids, attention_mask).logits[is_mask]
-    return logits, torch.stack(peaks).sum()
+    is_mask = ids == mask_id
+    keep = torch.rand(len(ids), 1, device=ids.device) < KEEP
+    return model(torch.where(is_mask & keep, answers[:, None], ids), attention_mask).logits[is_mask]
