@@ -27,7 +27,7 @@ def use_house_style() -> None:
     plt.rcParams.update(
         {
             "figure.figsize": (7.5, 4),
-            "figure.dpi": 110,
+            "figure.dpi": 96,
             "figure.constrained_layout.use": True,
             "axes.spines.top": False,
             "axes.spines.right": False,
