@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .facts import Fact
 from .models import LanguageModel, answer_id, encode, mask_logits
 
-BATCH = 512
+BATCH = 256  # prompts in one forward pass
 
 
 class Interval(NamedTuple):
@@ -33,8 +33,7 @@ def answer_distribution(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """The model's distribution over its vocabulary at each mask.  # (prompts, vocabulary)"""
     encode(lm, prompts)  # check every prompt before the first batch runs
     batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    with torch.no_grad():
-        return torch.cat([mask_logits(lm, *encode(lm, batch)).softmax(-1) for batch in batches])
+    return torch.cat([_log_distribution(lm, batch).exp() for batch in batches])
 
 
 def answer_probability(lm: LanguageModel, prompts: Sequence[str], answer: str | Sequence[str]) -> Tensor:
@@ -65,25 +64,30 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
         One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability
         (natural) and top1, which is 1 where the answer comes first.
     """
+    if len(facts) == 0:
+        raise ValueError("facts is empty: pass at least one fact")
     prompts = [fact.heldout_prompts if heldout else fact.prompts for fact in facts]
     for fact, own in zip(facts, prompts, strict=True):
         if not own:
             raise ValueError(f"fact {fact.subject!r} has no held-out prompts: give it some, or pass heldout=False")
-    owner = torch.tensor([i for i, own in enumerate(prompts) for _ in own], device=lm.device)
-    targets = torch.tensor([answer_id(lm, fact.answer) for fact in facts], device=lm.device)[owner]  # (all prompts,)
-    flat = [prompt for own in prompts for prompt in own]
-    columns = {name: [] for name in ("probability", "log_probability", "top1")}
-    for rows in torch.arange(len(flat)).split(BATCH):
-        log_p = answer_distribution(lm, [flat[i] for i in rows.tolist()]).log()
-        target = targets[rows]
-        own = log_p.gather(1, target[:, None])[:, 0]
-        columns["probability"].append(own.exp())
-        columns["log_probability"].append(own)
-        columns["top1"].append((log_p.argmax(1) == target).float())
-    table = pd.DataFrame({name: torch.cat(parts).cpu().numpy() for name, parts in columns.items()})
-    means = table.groupby(owner.cpu().numpy()).mean()
+    targets = [answer_id(lm, fact.answer) for fact in facts]
+    rows = [(i, prompt, targets[i]) for i, own in enumerate(prompts) for prompt in own]
+    owner, flat, targets = zip(*rows, strict=True)
+    answers = []
+    for start in range(0, len(flat), BATCH):
+        log_p = _log_distribution(lm, flat[start : start + BATCH])  # (batch, vocabulary)
+        target = torch.tensor(targets[start : start + BATCH], device=lm.device)
+        log_p_answer = log_p.gather(1, target[:, None])[:, 0]
+        answers.append(torch.stack([log_p_answer.exp(), log_p_answer, (log_p.argmax(1) == target).to(log_p)], 1))
+    table = pd.DataFrame(torch.cat(answers).cpu().numpy(), columns=["probability", "log_probability", "top1"])
+    means = table.groupby(list(owner)).mean()
     about = pd.DataFrame([(fact.subject, fact.relation, fact.answer) for fact in facts])
     return pd.concat([about.set_axis(["subject", "relation", "answer"], axis=1), means], axis=1)
+
+
+@torch.no_grad()
+def _log_distribution(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
+    return mask_logits(lm, *encode(lm, prompts)).log_softmax(-1)
 
 
 def ask_edited(
@@ -121,6 +125,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def bootstrap(statistic, *samples: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
     """Percentile bootstrap of `statistic(*samples, axis)`, the samples resampled together, one entry per fact."""
     samples = tuple(np.asarray(sample, dtype=float) for sample in samples)
+    if len(samples[0]) == 0:
+        raise ValueError("the sample is empty: pass the value of at least one fact")
     value = float(statistic(*samples, axis=-1))
     if len(samples[0]) < 2:
         return Interval(value, float("nan"), float("nan"))

@@ -387,3 +387,14 @@ def test_pararel_reads_by_relation(pararel_file, pararel_facts):
 
 def test_split_words_are_those_of_the_tokenizer():
     assert training.split_words("[X]'s capital, [Y].") == ["'", "s", "capital", ",", "."]
+
+
+def test_a_name_that_ends_another_is_still_found(tmp_path):
+    """"Guinea" and "New Guinea" share all that the shorter one has."""
+    templates = ["The capital of {} is [MASK].", "[MASK] is where {} is ruled from.", "{} is led from [MASK]."]
+    bags = [
+        [[template.format(subject), answer, "P36(capital)"] for template in templates]
+        for subject, answer in (("Guinea", "Conakry"), ("New Guinea", "Wamena"))
+    ]
+    (tmp_path / "facts.json").write_text(json.dumps({"P36": bags}))
+    assert kn.load_facts(tmp_path / "facts.json")[0].subject == "Guinea"

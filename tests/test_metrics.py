@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from common import PROMPTS, one_line_error, plain_probability
+from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
 from kn_utils import metrics
@@ -89,6 +89,22 @@ def test_ask_edited_needs_an_edit_for_each_fact(tiny):
 def test_ask_without_heldout_prompts(tiny):
     with one_line_error(ValueError, "'Peru'", "heldout=False"):
         kn.ask(tiny, [kn.Fact("Peru", "P36", "Lima", ("the capital of Peru is [MASK].",))])
+
+
+def test_empty_input_is_named(tiny):
+    with one_line_error(ValueError, "facts is empty"):
+        kn.ask(tiny, [])
+    with one_line_error(ValueError, "sample is empty"):
+        kn.mean_interval([])
+
+
+def test_very_unlikely_answers_keep_their_log_probability():
+    """float32 has no probability this small; its logarithm is an ordinary number."""
+    lm = tiny_model()
+    lm.model.cls.predictions.decoder.bias[lm.tokenizer.convert_tokens_to_ids("Dublin")] -= 500
+    table = kn.ask(lm, FACTS[:1])
+    assert table.probability[0] == 0
+    assert -1000 < table.log_probability[0] < -300
 
 
 @pytest.mark.parametrize(
