@@ -391,7 +391,7 @@ def test_split_words_are_those_of_the_tokenizer():
 
 def test_a_name_that_ends_another_is_still_found(tmp_path):
     """"Guinea" and "New Guinea" share all that the shorter one has."""
-    templates = ["The capital of {} is [MASK].", "[MASK] is where {} is ruled from.", "{} is led from [MASK]."]
+    templates = ["The capital of {} is [MASK].", "[MASK] is where {} is ruled from.", "{} has [MASK] as its seat."]
     bags = [
         [[template.format(subject), answer, "P36(capital)"] for template in templates]
         for subject, answer in (("Guinea", "Conakry"), ("New Guinea", "Wamena"))
