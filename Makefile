@@ -28,7 +28,7 @@ test: env
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 bench: env
-	$(BIN)/python -m pytest -o addopts=--strict-markers --benchmark-only $(ARGS)
+	$(BIN)/python -m pytest -o addopts=--strict-markers -o python_files='bench_*.py' --benchmark-only tests/benchmarks $(ARGS)
 
 check-book: env
 	@$(BIN)/python book/check.py $(ARGS)

@@ -1,15 +1,10 @@
 """Speed of knowledge attribution beside the plain loop, in the same run: `make bench`."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from common import hooked, plain_probability
 
 import kn_utils as kn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common import hooked, plain_probability  # noqa: E402
 
 N_STEPS = 20
 
