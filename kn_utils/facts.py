@@ -96,7 +96,7 @@ def write_bags(bags: dict[str, list], path: str | Path) -> None:
 
 
 def relation_id(relation: str) -> str:
-    """ "P36" of "P36(capital)"."""
+    """The Wikidata id of a relation: "P36" for "P36(capital)"."""
     return relation.partition("(")[0]
 
 

@@ -73,7 +73,7 @@ def choose_share(
 
 
 def top_neurons(scores: Tensor, k: int) -> set[Neuron]:
-    """The k neurons with the highest mean score over the prompts, (prompts, layers, neurons): a set of a given size"""
+    """The k neurons with the highest mean score over the prompts, (prompts, layers, neurons)."""
     mean = scores.mean(0)  # (layers, neurons)
     return {Neuron(i // mean.shape[1], i % mean.shape[1]) for i in mean.flatten().topk(k).indices.tolist()}
 
