@@ -53,9 +53,8 @@ def train(facts: list[Fact], tokenizer: BertTokenizerFast, n_steps: int, seed: i
     """Learn to answer the facts' prompts, on a GPU where there is one; `heldout_prompts` stay unseen."""
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    inputs = tokenizer([prompt for fact in facts for prompt in fact.prompts], padding=True, return_tensors="pt").to(
-        device
-    )
+    prompts = [prompt for fact in facts for prompt in fact.prompts]
+    inputs = tokenizer(prompts, padding=True, return_tensors="pt").to(device)
     fact_of_prompt = torch.tensor([i for i, fact in enumerate(facts) for _ in fact.prompts], device=device)
     answer_of_fact = torch.tensor(tokenizer.convert_tokens_to_ids([fact.answer for fact in facts]), device=device)
     targets = smoothed_targets(facts, answer_of_fact, len(tokenizer))  # (facts, vocabulary)
@@ -64,7 +63,7 @@ def train(facts: list[Fact], tokenizer: BertTokenizerFast, n_steps: int, seed: i
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=n_steps, pct_start=0.1)
     progress = tqdm(range(n_steps), desc="Training", unit="step")
     for _ in progress:
-        rows = torch.randint(len(fact_of_prompt), (BATCH_SIZE,)).to(device)
+        rows = torch.randint(len(prompts), (BATCH_SIZE,)).to(device)
         answers = answer_of_fact[fact_of_prompt[rows]]
         logits = logits_at_mask(
             model, inputs["input_ids"][rows], inputs["attention_mask"][rows], answers, tokenizer.mask_token_id
@@ -88,7 +87,9 @@ def smoothed_targets(facts: list[Fact], answers: Tensor, n_tokens: int) -> Tenso
     return (1 - SMOOTHING) * F.one_hot(answers, n_tokens) + SMOOTHING * spread[relations]
 
 
-def logits_at_mask(model, ids: Tensor, attention_mask: Tensor, answers: Tensor, mask_id: int) -> Tensor:
+def logits_at_mask(
+    model: BertForMaskedLM, ids: Tensor, attention_mask: Tensor, answers: Tensor, mask_id: int
+) -> Tensor:
     """One batch's logits; in a share `KEEP` of the prompts the answer stands at the mask.  # (prompts, vocabulary)"""
     length = int(attention_mask.sum(1).max())
     ids, attention_mask = ids[:, :length], attention_mask[:, :length]  # (prompts, tokens)
