@@ -3,7 +3,7 @@
 After Dai et al., Knowledge Neurons in Pretrained Transformers (ACL 2022).
 """
 
-from .attribution import ffn_activations, knowledge_attribution, knowledge_attributions, riemann_points
+from .attribution import ffn_activations, knowledge_attribution, knowledge_attributions
 from .editing import amplify, erase_relation, suppress, update_fact
 from .facts import Fact, load_facts, relation_id, write_facts
 from .metrics import (
@@ -18,6 +18,7 @@ from .metrics import (
     top_answers,
 )
 from .models import LanguageModel, Neuron, edit_activations, load_model
+from .quadrature import riemann_points
 from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
 
 __all__ = [

@@ -5,6 +5,7 @@ A *knowledge neuron* is one input of an FFN's second linear map (the down projec
 `W2` (a column of PyTorch's `weight`). Dai et al. 2022, section 2.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,13 +19,17 @@ from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, PreTra
 
 LAB_FOLDER = Path(__file__).parent / "lab" / "model"
 
-# model_type -> where the down projections are. Anchored: `attention.output.dense` also ends in `output.dense`.
+# model_type -> where the layers are, and the down projection within each.
 DOWN_PROJECTIONS = {
-    "bert": r"bert\.encoder\.layer\.\d+\.output\.dense",
-    "roberta": r"roberta\.encoder\.layer\.\d+\.output\.dense",
-    "electra": r"electra\.encoder\.layer\.\d+\.output\.dense",
-    "distilbert": r"distilbert\.transformer\.layer\.\d+\.ffn\.lin2",
+    "bert": (r"bert\.encoder\.layer\.\d+", "output.dense"),
+    "roberta": (r"roberta\.encoder\.layer\.\d+", "output.dense"),
+    "electra": (r"electra\.encoder\.layer\.\d+", "output.dense"),
+    "distilbert": (r"distilbert\.transformer\.layer\.\d+", "ffn.lin2"),
 }
+
+
+ROWS = 256  # prompts, or copies of them, in one forward pass; more is not faster on a CPU
+MEMORY = 2**30  # bytes that a forward pass may take, gradients included
 
 
 class Neuron(NamedTuple):
@@ -40,6 +45,7 @@ class LanguageModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    layers: tuple[nn.Module, ...]
     down_projections: tuple[nn.Linear, ...]
 
     @property
@@ -54,6 +60,10 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         return self.down_projections[0].weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.down_projections[0].weight.dtype
 
     def value_slot(self, neuron: Neuron) -> Tensor:
         """The vector that `neuron` writes into the residual stream, a view into the weights.  # (hidden,)"""
@@ -93,11 +103,11 @@ def load_model(name: str | Path = "lab", device: str | torch.device | None = Non
 
 
 def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
-    """Freeze `model` and find its FFNs."""
+    """Freeze `model` and find its layers and their FFNs."""
     model.eval().requires_grad_(False)
-    path = re.compile(DOWN_PROJECTIONS[model.config.model_type])
-    modules = tuple(module for name, module in model.named_modules() if path.fullmatch(name))
-    return LanguageModel(model, tokenizer, modules)
+    path, down_projection = DOWN_PROJECTIONS[model.config.model_type]
+    layers = tuple(module for name, module in model.named_modules() if re.fullmatch(path, name))
+    return LanguageModel(model, tokenizer, layers, tuple(layer.get_submodule(down_projection) for layer in layers))
 
 
 def answer_id(lm: LanguageModel, answer: str) -> int:
@@ -160,11 +170,12 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
         def hook(module, args):
             (activations,) = args  # (prompts, tokens, neurons)
             rows = torch.arange(len(activations), device=activations.device)
-            at_mask = activations[rows, position]
+            own = position[: len(rows)]  # a layer that is taken up again has the first of the copies' prompts
+            at_mask = activations[rows, own]
             edited = edit(layer, at_mask)
             if edited is at_mask:
                 return None  # read only
-            return activations.index_put((rows, position), edited.to(activations.dtype))
+            return activations.index_put((rows, own), edited.to(activations.dtype))
 
         return hook
 
@@ -176,5 +187,38 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
 
 
 def mask_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
-    """Logits over the vocabulary at the mask.  # (prompts, vocabulary)"""
-    return lm.model(**inputs).logits[torch.arange(len(position), device=position.device), position]
+    """Logits over the vocabulary at the mask; the head runs there only.  # (prompts, vocabulary)"""
+
+    def keep_mask(module, args, output):  # (prompts, tokens, hidden) -> (prompts, 1, hidden)
+        return output[torch.arange(len(position), device=position.device), position][:, None]
+
+    with lm.layers[-1].register_forward_hook(keep_mask):
+        return lm.model(**inputs).logits[:, 0]
+
+
+def log_odds(logits: Tensor, target: Tensor) -> Tensor:
+    """log(P / (1 - P)) of each row's target token, exact also where P is close to 0 or 1.  # (rows,)
+
+    P is its sigmoid, log P its log-sigmoid.
+    """
+    others = logits.scatter(1, target[:, None], -torch.inf)
+    return logits.gather(1, target[:, None])[:, 0] - others.logsumexp(1)
+
+
+def batches(
+    lm: LanguageModel, prompts: Sequence[str], n_copies: int = 1
+) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+    """`prompts` in batches of which `n_copies` fit into one forward pass; prompts of one length go together.
+
+    Yields:
+        (rows, inputs, position): which prompts these are (batch,), and what `encode` returns for them, unpadded.
+    """
+    inputs, position = encode(lm, prompts)  # checks every prompt before the first batch runs
+    lengths = inputs["attention_mask"].sum(1)
+    order = lengths.argsort(stable=True)
+    for _, rows in itertools.groupby(order.tolist(), key=lengths.tolist().__getitem__):
+        length = int(lengths[(rows := list(rows))[0]])
+        token = 4 * lm.n_layers * (12 * lm.model.config.hidden_size + 3 * lm.n_neurons)  # bytes that gradients need
+        size = max(1, min(ROWS, MEMORY // (token * length)) // n_copies)
+        for chunk in torch.tensor(rows, device=lm.device).split(size):
+            yield chunk, {name: tensor[chunk, :length] for name, tensor in inputs.items()}, position[chunk]

@@ -9,8 +9,9 @@ from common import PROMPTS, hooked, one_line_error, plain_probability, tiny_mode
 from torch import nn
 
 import kn_utils as kn
-from kn_utils import attribution
-from kn_utils.attribution import PATHS, RULES
+from kn_utils import attribution, models
+from kn_utils.attribution import PATHS
+from kn_utils.quadrature import RULES
 
 CAPTUM = {
     "left": "riemann_left", "right": "riemann_right", "midpoint": "riemann_middle", "gauss-legendre": "gausslegendre",
@@ -182,7 +183,8 @@ def test_padding_changes_nothing(tiny64, function):
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_batching_changes_nothing(tiny64, function, copies, monkeypatch):
     expected = function(tiny64, PROMPTS)
-    monkeypatch.setattr(attribution, "COPIES", copies)
+    monkeypatch.setattr(attribution, "ROWS", copies)
+    monkeypatch.setattr(models, "ROWS", copies)
     torch.testing.assert_close(function(tiny64, PROMPTS), expected, atol=1e-6, rtol=0)
 
 
@@ -237,3 +239,76 @@ def test_weights_sum_to_one(rule, n_steps):
 def test_wrong_options(tiny, options, names):
     with one_line_error(ValueError, *names):
         kn.knowledge_attribution(tiny, PROMPTS, ANSWER, **options)
+
+
+@pytest.mark.parametrize("rule", ["left", "right", "midpoint"])
+def test_few_nodes_stand_for_every_point(lab, lab_facts, rule):
+    facts = lab_facts[::200]
+    prompts, answers = zip(*[(prompt, fact.answer) for fact in facts for prompt in fact.prompts], strict=True)
+    exact = kn.knowledge_attribution(lab, prompts, answers, rule=rule, exact_steps=True)
+    scores = kn.knowledge_attribution(lab, prompts, answers, rule=rule)
+    highest = exact.flatten(1).amax(1)
+    assert ((scores - exact).abs().flatten(1).amax(1) / highest).max() < 1e-5
+    for one, other in zip(scores, exact, strict=True):
+        assert torch.equal(kn.coarse_neurons(one[None]), kn.coarse_neurons(other[None]))
+
+
+def test_rough_integrands_are_evaluated_at_every_point(tiny, monkeypatch):
+    exact = kn.knowledge_attribution(tiny, PROMPTS, ANSWER, exact_steps=True)
+    monkeypatch.setattr(attribution, "N_NODES", 2)
+    coarse = {}
+    for name, tolerance in {"checked": attribution.TOLERANCE, "unchecked": float("inf")}.items():
+        monkeypatch.setattr(attribution, "TOLERANCE", tolerance)
+        coarse[name] = (kn.knowledge_attribution(tiny, PROMPTS, ANSWER) - exact).abs().max() / exact.max()
+    assert coarse["unchecked"] > 1e-3  # two nodes are too few here
+    assert coarse["checked"] < 1e-5
+
+
+def test_every_prompt_may_have_its_own_answer(tiny):
+    answers = ["Dublin", "Paris", "Lima", "Rome", "Madrid"]
+    scores = kn.knowledge_attribution(tiny, PROMPTS, answers)
+    for row, (prompt, answer) in enumerate(zip(PROMPTS, answers, strict=True)):
+        torch.testing.assert_close(scores[row], kn.knowledge_attribution(tiny, [prompt], answer)[0])
+
+
+@pytest.mark.parametrize("measure", attribution.MEASURES)
+@pytest.mark.parametrize("baseline", ["zero", "mean", "tensor"])
+def test_neuron_path_sets_one_neuron_to_its_baseline(tiny, baseline, measure):
+    w = kn.ffn_activations(tiny, PROMPTS)
+    values = {"zero": torch.zeros_like(w[0]), "mean": w.mean(0), "tensor": torch.full_like(w[0], 0.3)}[baseline]
+    argument = values if baseline == "tensor" else baseline
+    scores = kn.knowledge_attribution(tiny, PROMPTS, ANSWER, path="neuron", baseline=argument, measure=measure)
+    log = torch.log if measure == "log_probability" else lambda p: p
+    for row, prompt in enumerate(PROMPTS):
+        full = log(plain_probability(tiny, prompt, ANSWER))
+        for layer, neuron in [(0, 3), (1, 17), (2, 39)]:
+
+            def change(activations, layer=layer, neuron=neuron):
+                return activations.index_fill(1, torch.tensor([neuron]), values[layer, neuron].item())
+
+            with hooked(tiny, layer, change):
+                effect = full - log(plain_probability(tiny, prompt, ANSWER))
+            torch.testing.assert_close(scores[row, layer, neuron], effect[0], atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("measure", attribution.MEASURES)
+def test_layer_path_is_complete_from_any_baseline(tiny, measure):
+    mean = kn.ffn_activations(tiny, PROMPTS).mean(0)
+    options = dict(rule="gauss-legendre", baseline="mean", measure=measure)
+    scores = kn.knowledge_attribution(tiny, PROMPTS, ANSWER, **options)
+    log = torch.log if measure == "log_probability" else lambda p: p
+    for row, prompt in enumerate(PROMPTS):
+        for layer in range(tiny.n_layers):
+            with hooked(tiny, layer, lambda w, layer=layer: mean[layer].expand_as(w)):
+                effect = log(plain_probability(tiny, prompt, ANSWER, copies=1))
+            effect = log(plain_probability(tiny, prompt, ANSWER)) - effect
+            torch.testing.assert_close(scores[row, layer].sum(), effect[0], atol=1e-4, rtol=0)
+
+
+def test_bad_measures_and_baselines_are_named(tiny):
+    with one_line_error(ValueError, "measure 'logit'", "probability"):
+        kn.knowledge_attribution(tiny, PROMPTS, ANSWER, measure="logit")
+    with one_line_error(ValueError, "baseline 'median'", "mean"):
+        kn.knowledge_attribution(tiny, PROMPTS, ANSWER, baseline="median")
+    with one_line_error(ValueError, "(1, 40)", "(3, 40)"):
+        kn.knowledge_attribution(tiny, PROMPTS, ANSWER, baseline=torch.zeros(1, 40))
