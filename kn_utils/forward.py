@@ -45,11 +45,12 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> 
     return Pass(inputs, position, calls, torch.stack(activations, 1), torch.stack(written, 1), logits)
 
 
-def resume(lm: LanguageModel, past: Pass, layer: int, z: Tensor) -> Tensor:
+def resume(lm: LanguageModel, past: Pass, layer: int, z: Tensor, later_layers: bool = True) -> Tensor:
     """The logits at the mask if the FFN of `layer` wrote z there; gradients reach z.
 
     Args:
         z: (copies, prompts, hidden), some variants for every prompt of the remembered pass.
+        later_layers: False leaves them out: the head reads this layer's output, as in the logit lens.
 
     Returns:
         (copies, prompts, vocabulary).
@@ -66,7 +67,7 @@ def resume(lm: LanguageModel, past: Pass, layer: int, z: Tensor) -> Tensor:
     with lm.down_projections[layer].register_forward_hook(write):
         hidden = lm.layers[layer](*args, **kwargs)  # after an FFN everything is element by element: copies broadcast
     inputs = {name: tensor.repeat(n_copies, 1) for name, tensor in past.inputs.items()}
-    with _instead(lm.layers[: layer + 1], hidden.flatten(0, 1)):
+    with _instead(lm.layers[: layer + 1] if later_layers else lm.layers, hidden.flatten(0, 1)):
         return mask_logits(lm, inputs, past.position.repeat(n_copies)).unflatten(0, (n_copies, n_prompts))
 
 

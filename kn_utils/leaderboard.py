@@ -1,0 +1,117 @@
+"""Attribution methods judged by a key that is known: the effect of every neuron's ablation, or planted neurons."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from .answer_key import one_prompt_each
+from .attribution import ffn_activations, knowledge_attribution
+from .editing import suppress
+from .facts import Fact
+from .forward import remember, resume
+from .metrics import ask, ask_edited
+from .models import ROWS, LanguageModel, Neuron, answer_id, batches
+
+Method = Callable[[LanguageModel, Sequence[str], Sequence[str]], Tensor]  # -> (prompts, layers, neurons)
+
+
+def gradient_times_activation(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
+    """w dP/dw, the gradient taken at w only.  # (prompts, layers, neurons)"""
+    return knowledge_attribution(lm, prompts, answers, n_steps=1, rule="right")
+
+
+def gradient(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
+    """dP/dw, whatever the activation.  # (prompts, layers, neurons)"""
+    return gradient_times_activation(lm, prompts, answers) / ffn_activations(lm, prompts)
+
+
+@torch.no_grad()
+def value_slot_increase(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
+    """How much one neuron's value slot alone raises log P(answer) where its layer is read by the head at once.
+
+    A static score (Yu and Ananiadou 2024): no later layer runs, nothing is switched off.  # (prompts, layers, neurons)
+    """
+    scores = torch.empty(len(prompts), lm.n_layers, lm.n_neurons, device=lm.device, dtype=lm.dtype)
+    targets = torch.tensor([answer_id(lm, answer) for answer in answers], device=lm.device)
+    for rows, inputs, position in batches(lm, prompts, ROWS):
+        past, target = remember(lm, inputs, position), targets[rows]
+        for layer in range(lm.n_layers):
+            w, slots = past.activations[:, layer], lm.down_projections[layer].weight.T
+            silent = (past.written[:, layer] - w @ slots)[None]  # what the FFN writes when all its neurons are off
+
+            def log_p(z, past=past, layer=layer, target=target):  # (copies, prompts, hidden) -> (copies, prompts)
+                return resume(lm, past, layer, z, later_layers=False).log_softmax(-1)[:, range(len(target)), target]
+
+            for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ROWS):
+                z = silent + w.T[neurons, :, None] * slots[neurons, None]
+                scores[rows[:, None], layer, neurons] = (log_p(z) - log_p(silent)).T
+    return scores
+
+
+METHODS: dict[str, Method] = {
+    "IG, layer, left sum": knowledge_attribution,  # the released code
+    "IG, layer, Gauss-Legendre": lambda *a: knowledge_attribution(*a, rule="gauss-legendre"),
+    "formula (= zero ablation)": lambda *a: knowledge_attribution(*a, path="neuron"),
+    "gradient x activation": gradient_times_activation,
+    "gradient": gradient,
+    "activation": lambda lm, prompts, answers: ffn_activations(lm, prompts),
+    "value slot alone": value_slot_increase,
+}
+
+
+def agreement(scores: Tensor, key: Tensor, k: int = 10) -> pd.DataFrame:
+    """How well scores find what the key knows, one row per prompt.
+
+    Args:
+        scores, key: (prompts, layers, neurons).
+        k: of the precision.
+
+    Returns:
+        precision: the share of the k highest scores that are among the k highest of the key.
+        auc: the area under the ROC of the scores, for the key's coarse neurons (at least 0.2 of its highest value):
+            the chance that such a neuron scores above another.
+        spearman: rank correlation over all neurons.
+    """
+    scores, key = (t.flatten(1).double().cpu().numpy() for t in (scores, key))
+    top = [np.argsort(-values, axis=1, kind="stable")[:, :k] for values in (scores, key)]
+    precision = [len(set(ours) & set(theirs)) / k for ours, theirs in zip(*top, strict=True)]
+    ranks = stats.rankdata(scores, axis=1)
+    true = key >= 0.2 * key.max(1, keepdims=True)
+    n_true, n_other = true.sum(1), (~true).sum(1)
+    auc = ((ranks * true).sum(1) - n_true * (n_true + 1) / 2) / (n_true * n_other)
+    spearman = [stats.spearmanr(ours, theirs).statistic for ours, theirs in zip(scores, key, strict=True)]
+    return pd.DataFrame({"precision": precision, "auc": auc, "spearman": spearman})
+
+
+def leaderboard(
+    lm: LanguageModel, facts: Sequence[Fact], keys: dict[str, Tensor], methods: dict[str, Method] = METHODS, k: int = 10
+) -> pd.DataFrame:
+    """Judge every method on the same facts, each asked by its key prompt.
+
+    Args:
+        keys: by name, each (facts, layers, neurons).
+        k: neurons that each method may name for the precision, and for the suppression.
+
+    Returns:
+        One row per method, key and fact: precision, auc and spearman (see `agreement`); before and after, the mean
+        P(answer) on the held-out prompts untouched and with the method's k neurons suppressed; seconds per prompt.
+    """
+    prompts, answers = one_prompt_each(facts), [fact.answer for fact in facts]
+    before, tables = ask(lm, facts).probability, []
+    for name, method in tqdm(methods.items(), desc="Leaderboard", unit="method"):
+        start = time.perf_counter()
+        scores = method(lm, prompts, answers)
+        seconds = (time.perf_counter() - start) / len(prompts)
+        flat = scores.flatten(1).topk(k).indices.tolist()
+        chosen = [{Neuron(*divmod(i, lm.n_neurons)) for i in own} for own in flat]
+        after = ask_edited(lm, facts, [suppress(lm, neurons) for neurons in chosen]).probability
+        for key_name, key in keys.items():
+            about = {"method": name, "key": key_name, "fact": range(len(facts)), "seconds": seconds}
+            tables.append(agreement(scores, key, k).assign(**about, before=before, after=after))
+    return pd.concat(tables, ignore_index=True)

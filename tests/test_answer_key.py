@@ -1,0 +1,100 @@
+"""The answer key against one ablation at a time, and its chunks across stops."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from common import PROMPTS, hooked, one_line_error, plain_probability
+
+import kn_utils as kn
+from kn_utils import answer_key as module
+from kn_utils.answer_key import answer_key, mean_activation, one_prompt_each
+
+FACTS = [
+    kn.Fact(f"subject {i}", "P36(capital)", answer, tuple(PROMPTS))
+    for i, answer in enumerate(["Dublin", "Paris", "Lima", "Rome", "Madrid"])
+]
+
+
+def test_every_fact_is_asked_in_another_wording():
+    assert one_prompt_each(FACTS) == PROMPTS
+    assert one_prompt_each([FACTS[0]] * 7)[5:] == PROMPTS[:2]
+
+
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+def test_key_equals_one_ablation_at_a_time(tiny64, baseline):
+    key = answer_key(tiny64, FACTS, baseline)
+    values = mean_activation(tiny64, FACTS) if baseline == "mean" else torch.zeros(tiny64.n_layers, tiny64.n_neurons)
+    assert key.probability.shape == key.log_probability.shape == (5, tiny64.n_layers, tiny64.n_neurons)
+    for row, (fact, prompt) in enumerate(zip(FACTS, PROMPTS, strict=True)):
+        full = plain_probability(tiny64, prompt, fact.answer)
+        for layer, neuron in [(0, 0), (1, 21), (2, 39)]:
+
+            def ablate(w, layer=layer, neuron=neuron):
+                return w.index_fill(1, torch.tensor([neuron]), values[layer, neuron].item())
+
+            with hooked(tiny64, layer, ablate):
+                without = plain_probability(tiny64, prompt, fact.answer)
+            assert key.probability[row, layer, neuron].item() == pytest.approx((full - without).item(), abs=1e-9)
+            expected = (full.log() - without.log()).item()
+            assert key.log_probability[row, layer, neuron].item() == pytest.approx(expected, abs=1e-8)
+
+
+def test_mean_activation_is_the_mean_over_the_prompts_of_the_key(tiny):
+    torch.testing.assert_close(mean_activation(tiny, FACTS), kn.ffn_activations(tiny, PROMPTS).mean(0))
+
+
+def test_a_stopped_key_continues(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 2)
+    expected = answer_key(tiny, FACTS)
+    ablate, n_calls = module._ablate, 0
+
+    def stop_at_the_second(*args):
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls == 2:
+            raise KeyboardInterrupt
+        return ablate(*args)
+
+    monkeypatch.setattr(module, "_ablate", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        answer_key(tiny, FACTS, out=tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    found = answer_key(tiny, FACTS, out=tmp_path)
+    assert n_calls == 4  # the first chunk was not computed again
+    assert torch.equal(found.probability, expected.probability)
+    assert torch.equal(found.log_probability, expected.log_probability)
+
+
+def test_a_chunk_cut_short_is_ablated_again(tiny, tmp_path):
+    expected = answer_key(tiny, FACTS, out=tmp_path)
+    (chunk,) = tmp_path.glob("*.safetensors")
+    chunk.write_bytes(chunk.read_bytes()[:-100])
+    assert torch.equal(answer_key(tiny, FACTS, out=tmp_path).probability, expected.probability)
+
+
+def test_keys_never_mix(tiny, tmp_path):
+    answer_key(tiny, FACTS[:2], out=tmp_path)
+    for facts, baseline in [
+        (FACTS[:3], "mean"),
+        (FACTS[:2], "zero"),
+        ([FACTS[0], replace(FACTS[1], answer="Rome")], "mean"),
+    ]:
+        with one_line_error(ValueError, tmp_path, "another folder"):
+            answer_key(tiny, facts, baseline, out=tmp_path)
+    with torch.no_grad():
+        changed = next(iter(tiny.model.parameters()))
+        changed[0, 0] += 1
+    try:
+        with one_line_error(ValueError, tmp_path, "another model"):
+            answer_key(tiny, FACTS[:2], out=tmp_path)
+    finally:
+        with torch.no_grad():
+            changed[0, 0] -= 1
+    assert set(json.loads((tmp_path / "key.json").read_text())) == {"key"}
+
+
+def test_an_unknown_baseline_is_named(tiny):
+    with one_line_error(ValueError, "baseline 'median'", "zero"):
+        answer_key(tiny, FACTS, "median")
