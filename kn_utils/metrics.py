@@ -1,7 +1,7 @@
 """What a model answers, how an edit changes it, and how sure we can be."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -9,12 +9,13 @@ import pandas as pd
 import torch
 from scipy import stats
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
 from .facts import Fact
-from .models import LanguageModel, answer_id, encode, mask_logits
+from .models import LanguageModel, answer_id, batches, log_odds, mask_logits
 
-BATCH = 256  # prompts in one forward pass
+MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
 
 
 class Interval(NamedTuple):
@@ -29,11 +30,11 @@ class Interval(NamedTuple):
         return f"{value}{' %' if spec.endswith('%') else ''} [{low}, {high}]"
 
 
+@torch.no_grad()
 def answer_distribution(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """The model's distribution over its vocabulary at each mask.  # (prompts, vocabulary)"""
-    encode(lm, prompts)  # check every prompt before the first batch runs
-    batches = [prompts[start : start + BATCH] for start in range(0, len(prompts), BATCH)]
-    return torch.cat([_log_distribution(lm, batch).exp() for batch in batches])
+    rows, logits = zip(*((rows, mask_logits(lm, *batch)) for rows, *batch in batches(lm, prompts)), strict=True)
+    return torch.cat(logits)[torch.cat(rows).argsort()].softmax(-1)
 
 
 def answer_probability(lm: LanguageModel, prompts: Sequence[str], answer: str | Sequence[str]) -> Tensor:
@@ -61,8 +62,8 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
     """Ask the model every fact, on its held-out prompts or on those that find its neurons.
 
     Returns:
-        One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability
-        (natural) and top1, which is 1 where the answer comes first.
+        One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability and
+        log_odds (natural), rank (1 is first) and top1, which is 1 where the answer comes first.
     """
     if len(facts) == 0:
         raise ValueError("facts is empty: pass at least one fact")
@@ -70,24 +71,36 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
     for fact, own in zip(facts, prompts, strict=True):
         if not own:
             raise ValueError(f"fact {fact.subject!r} has no held-out prompts: give it some, or pass heldout=False")
-    targets = [answer_id(lm, fact.answer) for fact in facts]
-    rows = [(i, prompt, targets[i]) for i, own in enumerate(prompts) for prompt in own]
-    owner, flat, targets = zip(*rows, strict=True)
-    answers = []
-    for start in range(0, len(flat), BATCH):
-        log_p = _log_distribution(lm, flat[start : start + BATCH])  # (batch, vocabulary)
-        target = torch.tensor(targets[start : start + BATCH], device=lm.device)
-        log_p_answer = log_p.gather(1, target[:, None])[:, 0]
-        answers.append(torch.stack([log_p_answer.exp(), log_p_answer, (log_p.argmax(1) == target).to(log_p)], 1))
-    table = pd.DataFrame(torch.cat(answers).cpu().numpy(), columns=["probability", "log_probability", "top1"])
-    means = table.groupby(list(owner)).mean()
+    owner, flat, answers = zip(
+        *((i, prompt, fact.answer) for i, fact in enumerate(facts) for prompt in prompts[i]), strict=True
+    )
+    means = ask_prompts(lm, flat, answers).groupby(list(owner)).mean()
     about = pd.DataFrame([(fact.subject, fact.relation, fact.answer) for fact in facts])
     return pd.concat([about.set_axis(["subject", "relation", "answer"], axis=1), means], axis=1)
 
 
 @torch.no_grad()
-def _log_distribution(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
-    return mask_logits(lm, *encode(lm, prompts)).log_softmax(-1)
+def ask_prompts(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    edit: Callable[[Tensor], AbstractContextManager] = lambda rows: nullcontext(),
+) -> pd.DataFrame:
+    """The measures of `ask`, one row per prompt.
+
+    Args:
+        edit: given the rows of a batch, the edit within which these prompts are asked.
+    """
+    targets = torch.tensor([answer_id(lm, answer) for answer in answers], device=lm.device)
+    measures = torch.empty(len(prompts), 5, dtype=lm.dtype)
+    for rows, inputs, position in batches(lm, prompts):
+        with edit(rows):
+            logits = mask_logits(lm, inputs, position)
+        odds = log_odds(logits, targets[rows])
+        rank = 1 + (logits > logits.gather(1, targets[rows, None])).sum(1)
+        columns = [odds.sigmoid(), logsigmoid(odds), odds, rank, rank == 1]
+        measures[rows.cpu()] = torch.stack([column.to(lm.dtype) for column in columns], 1).cpu()
+    return pd.DataFrame(measures.numpy(), columns=MEASURES)
 
 
 def ask_edited(

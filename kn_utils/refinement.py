@@ -1,5 +1,6 @@
 """From scores to knowledge neurons: threshold each prompt, keep what the prompts share (section 3.2)."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -23,6 +24,16 @@ def coarse_neurons(scores: Tensor, threshold: float = 0.2) -> Tensor:
     return (scores >= threshold * highest) & (scores > 0)
 
 
+def coarse_counts(scores: Tensor, threshold: float = 0.2) -> Counter[Neuron]:
+    """In how many of the prompts each neuron is coarse: all that refining needs to know of the scores.
+
+    Args:
+        scores: (prompts, layers, neurons).
+    """
+    n_prompts = coarse_neurons(scores, threshold).sum(0)  # (layers, neurons)
+    return Counter({Neuron(*index): n_prompts[*index].item() for index in n_prompts.nonzero().tolist()})
+
+
 def refine_neurons(scores: Tensor, threshold: float = 0.2, share: float = 0.7, min_prompts: int = 3) -> set[Neuron]:
     """The knowledge neurons of a fact: coarse in at least `share` of its prompts, and in at least `min_prompts`.
 
@@ -31,12 +42,16 @@ def refine_neurons(scores: Tensor, threshold: float = 0.2, share: float = 0.7, m
         share: p in (0, 1].
         min_prompts: 3 in the released code; the paper names none.
     """
-    _check_share("share", share)
     if len(scores) < min_prompts:
         raise ValueError(f"scores hold {len(scores)} prompts, min_prompts is {min_prompts}: add prompts or lower it")
-    n_prompts = coarse_neurons(scores, threshold).sum(0)  # (layers, neurons)
-    needed = max(share * len(scores) - 1e-6, min_prompts)  # 0.55 * 20 is 11.000000000000002
-    return {Neuron(*index) for index in (n_prompts >= needed).nonzero().tolist()}
+    return shared_neurons(coarse_counts(scores, threshold), len(scores), share, min_prompts)
+
+
+def shared_neurons(counts: Counter[Neuron], n_prompts: int, share: float = 0.7, min_prompts: int = 3) -> set[Neuron]:
+    """`refine_neurons` from the `coarse_counts` of a fact with `n_prompts` prompts."""
+    _check_share("share", share)
+    needed = max(share * n_prompts - 1e-6, min_prompts)  # 0.55 * 20 is 11.000000000000002
+    return {neuron for neuron, count in counts.items() if count >= needed}
 
 
 def choose_share(
@@ -55,9 +70,21 @@ def choose_share(
     """
     if len(scores_per_fact) == 0:
         raise ValueError("scores_per_fact is empty: pass the scores of at least one fact")
+    counts = [(coarse_counts(scores, threshold), len(scores), 3) for scores in scores_per_fact]
+    return share_from_counts(counts, start, step, low, high)
+
+
+def share_from_counts(
+    counts_per_fact: Sequence[tuple[Counter[Neuron], int, int]],
+    start: float = 0.7,
+    step: float = 0.05,
+    low: float = 2,
+    high: float = 5,
+) -> float:
+    """`choose_share` from each fact's (coarse_counts, number of prompts, min_prompts)."""
 
     def mean_number(share):
-        return sum(len(refine_neurons(s, threshold, share)) for s in scores_per_fact) / len(scores_per_fact)
+        return sum(len(shared_neurons(c, n, share, least)) for c, n, least in counts_per_fact) / len(counts_per_fact)
 
     def distance(share):  # outside [low, high], 0 within
         return max(low - mean_number(share), mean_number(share) - high, 0)

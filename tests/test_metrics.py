@@ -8,7 +8,7 @@ import torch
 from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils import metrics
+from kn_utils import models
 
 FACTS = [
     kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),
@@ -30,7 +30,7 @@ def test_one_answer_per_prompt(tiny):
 
 @pytest.mark.parametrize("batch", [1, 2, 512])
 def test_distribution_sums_to_one_in_any_batch(tiny, batch, monkeypatch):
-    monkeypatch.setattr(metrics, "BATCH", batch)
+    monkeypatch.setattr(models, "ROWS", batch)
     distribution = kn.answer_distribution(tiny, PROMPTS)
     assert distribution.shape == (len(PROMPTS), len(tiny.tokenizer))
     torch.testing.assert_close(distribution.sum(1), torch.ones(len(PROMPTS)), atol=1e-5, rtol=0)
@@ -50,9 +50,10 @@ def test_top_answers(tiny):
 @pytest.mark.parametrize("heldout", [True, False])
 @pytest.mark.parametrize("batch", [2, 512])
 def test_ask_takes_means_over_prompts(tiny, heldout, batch, monkeypatch):
-    monkeypatch.setattr(metrics, "BATCH", batch)
+    monkeypatch.setattr(models, "ROWS", batch)
     table = kn.ask(tiny, FACTS, heldout)
-    assert list(table.columns) == ["subject", "relation", "answer", "probability", "log_probability", "top1"]
+    measures = ["probability", "log_probability", "log_odds", "rank", "top1"]
+    assert list(table.columns) == ["subject", "relation", "answer", *measures]
     assert len(table) == len(FACTS)
     for fact, row in zip(FACTS, table.itertuples(), strict=True):
         prompts = fact.heldout_prompts if heldout else fact.prompts
@@ -151,3 +152,19 @@ def test_intervals_cover_the_truth():
     rng = np.random.default_rng(0)
     intervals = [kn.mean_interval(rng.exponential(2.0, 60)) for _ in range(150)]
     assert 0.88 <= np.mean([low <= 2.0 <= high for _, low, high in intervals]) <= 0.99
+
+
+def test_log_odds_and_rank(tiny64):
+    table = kn.ask(tiny64, FACTS, heldout=False)
+    for fact, row in zip(FACTS, table.itertuples(), strict=True):
+        ps = [plain_probability(tiny64, prompt, fact.answer).item() for prompt in fact.prompts]
+        assert row.log_odds == pytest.approx(np.mean([math.log(p / (1 - p)) for p in ps]), abs=1e-9)
+        distributions = kn.answer_distribution(tiny64, fact.prompts)
+        ranks = [(d > d[tiny64.tokenizer.convert_tokens_to_ids(fact.answer)]).sum().item() + 1 for d in distributions]
+        assert row.rank == pytest.approx(np.mean(ranks))
+
+
+def test_log_odds_stay_exact_where_the_probability_is_one():
+    logits = torch.tensor([[60.0, 0.0, 0.0], [0.0, 60.0, 0.0]])
+    expected = torch.tensor([60.0 - math.log(2), -60.0])
+    torch.testing.assert_close(models.log_odds(logits, torch.tensor([0, 0])), expected)

@@ -190,13 +190,14 @@ def test_encode_pads_no_further_than_the_longest(tiny):
 
 
 def test_edit_activations_reads_without_changing(tiny):
-    before, seen = kn.answer_distribution(tiny, PROMPTS), []
+    prompts = PROMPTS[:1] * 5  # of one length, so that they run together
+    before, seen = kn.answer_distribution(tiny, prompts), []
 
     def read(layer, w):
         seen.append((layer, w.shape))
         return w
 
     with kn.edit_activations(tiny, read):
-        during = kn.answer_distribution(tiny, PROMPTS)
+        during = kn.answer_distribution(tiny, prompts)
     assert torch.equal(during, before)
-    assert seen == [(layer, (len(PROMPTS), tiny.n_neurons)) for layer in range(tiny.n_layers)]
+    assert seen == [(layer, (len(prompts), tiny.n_neurons)) for layer in range(tiny.n_layers)]
