@@ -20,12 +20,15 @@ from .metrics import (
 from .models import LanguageModel, Neuron, edit_activations, load_model
 from .quadrature import riemann_points
 from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
+from .results import Results, read_results
+from .runs import run_experiments
 
 __all__ = [
     "Fact",
     "Interval",
     "LanguageModel",
     "Neuron",
+    "Results",
     "amplify",
     "answer_distribution",
     "answer_probability",
@@ -43,10 +46,12 @@ __all__ = [
     "mean_interval",
     "perplexity",
     "random_neurons",
+    "read_results",
     "refine_neurons",
     "relation_id",
     "relative_change",
     "riemann_points",
+    "run_experiments",
     "suppress",
     "top_answers",
     "top_neurons",

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from .attribution import ffn_activations, knowledge_attribution
 from .facts import Fact
 from .metrics import answer_probability
-from .models import LanguageModel
+from .models import LanguageModel, weights_digest
 
 CHUNK = 32  # facts whose ablations are saved together
 
@@ -92,14 +92,13 @@ def _claim(out, lm, prompts, facts, baseline) -> Path | None:
     """Make `out` the folder of this key, or continue in it."""
     if out is None:
         return None
-    folder, digest = Path(out), hashlib.sha256(repr((prompts, [f.answer for f in facts], baseline)).encode())
-    for name, tensor in lm.model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    folder, about = Path(out), repr((weights_digest(lm), prompts, [fact.answer for fact in facts], baseline))
+    key = hashlib.sha256(about.encode()).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "key.json"
-    if mark.exists() and json.loads(mark.read_text()) != {"key": digest.hexdigest()}:
+    if mark.exists() and json.loads(mark.read_text()) != {"key": key}:
         raise ValueError(f"{str(folder)!r} holds the key of another model, facts or baseline: choose another folder")
-    mark.write_text(json.dumps({"key": digest.hexdigest()}))
+    mark.write_text(json.dumps({"key": key}))
     return folder
 
 

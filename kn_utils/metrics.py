@@ -91,7 +91,8 @@ def ask_prompts(
     Args:
         edit: given the rows of a batch, the edit within which these prompts are asked.
     """
-    targets = torch.tensor([answer_id(lm, answer) for answer in answers], device=lm.device)
+    ids = {answer: answer_id(lm, answer) for answer in set(answers)}
+    targets = torch.tensor([ids[answer] for answer in answers], device=lm.device)
     measures = torch.empty(len(prompts), 5, dtype=lm.dtype)
     for rows, inputs, position in batches(lm, prompts):
         with edit(rows):

@@ -5,6 +5,7 @@ A *knowledge neuron* is one input of an FFN's second linear map (the down projec
 `W2` (a column of PyTorch's `weight`). Dai et al. 2022, section 2.
 """
 
+import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -108,6 +109,14 @@ def wrap_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> La
     path, down_projection = DOWN_PROJECTIONS[model.config.model_type]
     layers = tuple(module for name, module in model.named_modules() if re.fullmatch(path, name))
     return LanguageModel(model, tokenizer, layers, tuple(layer.get_submodule(down_projection) for layer in layers))
+
+
+def weights_digest(lm: LanguageModel) -> str:
+    """sha256 of all weights, whatever file they came from."""
+    digest = hashlib.sha256()
+    for name, tensor in lm.model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def answer_id(lm: LanguageModel, answer: str) -> int:

@@ -31,7 +31,7 @@ def coarse_counts(scores: Tensor, threshold: float = 0.2) -> Counter[Neuron]:
         scores: (prompts, layers, neurons).
     """
     n_prompts = coarse_neurons(scores, threshold).sum(0)  # (layers, neurons)
-    return Counter({Neuron(*index): n_prompts[*index].item() for index in n_prompts.nonzero().tolist()})
+    return Counter({Neuron(*index): n_prompts[tuple(index)].item() for index in n_prompts.nonzero().tolist()})
 
 
 def refine_neurons(scores: Tensor, threshold: float = 0.2, share: float = 0.7, min_prompts: int = 3) -> set[Neuron]:
