@@ -82,10 +82,14 @@ def load_model(name: str | Path = "lab", device: str | torch.device | None = Non
 
     Raises:
         ValueError: the model has no masked-LM head, or its architecture is not in `DOWN_PROJECTIONS`.
-        OSError: no such folder or id, or the hub cannot be reached (from transformers).
+        OSError: no such folder or id, or the hub cannot be reached.
     """
     source = str(LAB_FOLDER if name == "lab" else name)
-    config = AutoConfig.from_pretrained(source)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"model {name!r} cannot be loaded ({reason}): pass 'lab', a folder or an id of the hub") from None
     if config.model_type not in DOWN_PROJECTIONS:
         raise ValueError(
             f"model {name!r} is a {config.model_type!r}, not one of {sorted(DOWN_PROJECTIONS)}: "

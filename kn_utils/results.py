@@ -82,7 +82,7 @@ def write_table(table: pa.Table, path: str | Path) -> None:
     """Write a Parquet file so that a stop leaves the old one or the new one, never half of it."""
     path = Path(path)
     partial = path.with_suffix(".part")
-    pq.write_table(table, partial, compression="zstd")
+    pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
     partial.replace(path)
 
 

@@ -165,9 +165,9 @@ class Run:
     def part(self, rows: Sequence[int]) -> list[Fact]:
         return [self.facts[i] for i in rows]
 
-    def shards(self, name: str, items: range, compute: Callable[[list[int]], pd.DataFrame], chunk: int = CHUNK):
+    def shards(self, name: str, items: range, compute: Callable[[list[int]], pd.DataFrame], chunk: int = 0):
         """`compute` a table for a few items at a time, each kept as one Parquet file, and join the tables."""
-        folder, tables = self.folder / name, []
+        folder, tables, chunk = self.folder / name, [], chunk or CHUNK
         folder.mkdir(exist_ok=True)
         with tqdm(total=len(items), desc=name, unit="item") as progress:
             for start in range(0, len(items), chunk):

@@ -1,0 +1,157 @@
+"""Long runs: killed and continued, damaged and repaired, never mixed; the result file and its errors."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from common import one_line_error
+
+import kn_utils as kn
+from kn_utils import runs
+from kn_utils.results import TABLES
+
+N_FACTS = 16
+COMMAND = [sys.executable, "-m", "kn_utils.runs", "--n-facts", str(N_FACTS), "--relations", "P36", "P19", "--out"]
+
+
+@pytest.fixture(scope="module")
+def small_shards():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "CHUNK", 4)
+        patch.setattr(runs.experiments, "EDITS_PER_RELATION", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(small_shards, tmp_path_factory):
+    """A run that nobody disturbed: its folder and its results."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run(folder)
+
+
+def run(folder, **options):
+    return kn.run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **options)
+
+
+def read_bytes(folder):
+    return (folder / "results.parquet").read_bytes()
+
+
+def test_results_are_complete(finished):
+    folder, results = finished
+    assert len(results.facts) == N_FACTS
+    assert len(results.effects) == N_FACTS * 2 * (1 + 2 * 4)
+    assert set(results.updates.kind) == {"none", "knowledge", "random"}
+    assert set(results.erasures.erased) == {"none", "P19"}
+    assert results.about["model"] == "lab" and results.about["seed"] == 0
+    assert (results.n_layers, results.n_neurons) == (4, 512)
+    assert all(isinstance(neuron, kn.Neuron) for own in results.facts.knowledge for neuron in own)
+    assert results.effects.relation.tolist() == [results.facts.relation[i] for i in results.effects.fact]
+
+
+def test_effects_are_those_of_the_library(finished, lab):
+    _, results = finished
+    facts = kn.load_facts("lab", relations=["P36", "P19"], n_facts=N_FACTS)
+    rows = results.effects.query("prompts == 'heldout' and operation == 'suppress' and kind == 'knowledge'")
+    after = kn.ask_edited(lab, facts, [kn.suppress(lab, neurons) for neurons in results.facts.knowledge])
+    assert rows.probability.tolist() == pytest.approx(after.probability.tolist(), abs=1e-5)
+    assert rows.fact.tolist() == list(range(N_FACTS))
+
+
+def test_a_second_run_is_identical(finished, small_shards, tmp_path):
+    run(tmp_path)
+    assert read_bytes(tmp_path) == read_bytes(finished[0])
+
+
+def test_a_finished_run_is_read_not_repeated(finished, monkeypatch):
+    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    monkeypatch.setattr(runs.experiments, "suppress_amplify", None)
+    assert run(finished[0]).facts.equals(finished[1].facts)
+
+
+def test_a_killed_run_continues_to_the_same_file(finished, small_shards, tmp_path):
+    program = "; ".join([
+        "import sys", f"sys.argv[1:] = {COMMAND[3:] + [str(tmp_path)]!r}",
+        "from kn_utils import runs", "runs.CHUNK = 4", "runs.experiments.EDITS_PER_RELATION = 2",
+        "from kn_utils.runs.__main__ import main", "main()",
+    ])  # fmt: skip
+    rng, n_killed = random.Random(0), 0
+    for _ in range(3):
+        n_shards = len(list(tmp_path.rglob("*.parquet")))
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+        while len(list(tmp_path.rglob("*.parquet"))) == n_shards and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.3))
+        n_killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert n_killed > 0
+    run(tmp_path)
+    assert read_bytes(tmp_path) == read_bytes(finished[0])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:60] + b"\0" * 40 + b[100:]])
+def test_a_damaged_shard_is_made_again(finished, small_shards, tmp_path, damage):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    for name in ("find", "suppress_amplify"):
+        shard = sorted((folder / name).glob("*.parquet"))[1]
+        shard.write_bytes(damage(shard.read_bytes()))
+    run(folder)
+    assert read_bytes(folder) == read_bytes(finished[0])
+
+
+def test_runs_never_mix(finished):
+    with one_line_error(ValueError, finished[0], "seed", "another folder"):
+        run(finished[0], seed=1)
+    with one_line_error(ValueError, finished[0], "n_facts", "another folder"):
+        kn.run_experiments(n_facts=12, out=finished[0])
+
+
+def test_experiments_can_be_left_out(small_shards, tmp_path):
+    results = kn.run_experiments(n_facts=12, experiment="find", out=tmp_path)
+    assert len(results.facts) == 12 and all(getattr(results, table).empty for table in TABLES)
+    with one_line_error(ValueError, "experiment 'everything'", "suppress_amplify"):
+        kn.run_experiments(n_facts=12, experiment="everything", out=tmp_path)
+
+
+def test_the_cache_is_found_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(runs.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
+    kn.run_experiments(n_facts=12, experiment="find")
+    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    assert len(kn.run_experiments(n_facts=12, experiment="find").facts) == 12
+
+
+def test_bad_result_files_are_named(finished, tmp_path):
+    with one_line_error(FileNotFoundError, "nowhere.parquet", "kn_utils.runs"):
+        kn.read_results(tmp_path / "nowhere.parquet")
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(read_bytes(finished[0])[:-200])
+    with one_line_error(ValueError, cut, "run again"):
+        kn.read_results(cut)
+    foreign = tmp_path / "foreign.parquet"
+    pq.write_table(pa.Table.from_pandas(pd.DataFrame({"x": [1]})), foreign)
+    with one_line_error(ValueError, foreign, "no result file"):
+        kn.read_results(foreign)
+
+
+def test_the_description_is_readable(finished):
+    about = json.loads((finished[0] / "run.json").read_text())
+    assert {"model", "weights", "versions", "parameters", "seed", "facts_digest", "code"} <= about.keys()
+    assert about == {name: value for name, value in finished[1].about.items() if name != "experiment"}
+
+
+def test_command_line_names_the_error(tmp_path):
+    found = subprocess.run(
+        [*COMMAND, str(tmp_path), "--model", "no/such-model"], capture_output=True, text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )  # fmt: skip
+    assert found.returncode == 1 and "Traceback" not in found.stderr and "no/such-model" in found.stderr
