@@ -31,15 +31,20 @@ def read_notebook(root, path):
         raise BuildError(f"{path} is not a notebook (not JSON): restore it from git.") from None
 
 
-def check_parameters(root, path, parameters):
-    """One cell is tagged `parameters`, and it assigns every name of `parameters`."""
-    tagged = [c for c in read_notebook(root, path).cells if "parameters" in c.metadata.get("tags", [])]
-    if len(tagged) != 1:
-        raise BuildError(f"{path} has {len(tagged)} cells tagged 'parameters': tag exactly one.")
-    known = papermill.inspect_notebook(root / path)
+def share_parameters(root, paths, parameters):
+    """The parameters that each notebook knows, by path; every name is known to one of them."""
+    own, names = {}, set()
+    for path in paths:
+        tagged = [c for c in read_notebook(root, path).cells if "parameters" in c.metadata.get("tags", [])]
+        if len(tagged) != 1:
+            raise BuildError(f"{path} has {len(tagged)} cells tagged 'parameters': tag exactly one.")
+        known = set(papermill.inspect_notebook(root / path))
+        names |= known
+        own[path] = {name: value for name, value in parameters.items() if name in known}
     for name in parameters:
-        if name not in known:
-            raise BuildError(f"{path} has no parameter {name}: its parameters cell assigns {', '.join(known)}.")
+        if name not in names:
+            raise BuildError(f"No notebook has a parameter {name}: choose from {', '.join(sorted(names))}.")
+    return own
 
 
 # ---------------------------------------------------------------- what has changed
@@ -128,19 +133,18 @@ def use_this_python(root, jobs):
 
 def run_notebooks(root, notebooks, parameters, jobs):
     """Bring the cache of executed notebooks up to date; the names of those that ran."""
-    for path in notebooks:
-        check_parameters(root, path, parameters)
-    stamps = {path: notebook_stamp(root, path, parameters) for path in notebooks}
+    parameters = share_parameters(root, notebooks, parameters)
+    stamps = {path: notebook_stamp(root, path, parameters[path]) for path in notebooks}
     stale = [path for path, stamp in stamps.items() if cached_stamp(root, path) != stamp]
     if not stale:
         return []
     use_this_python(root, jobs)
     papermill_engines.register("one-bar", OneBar)
-    n_cells = sum(len(read_notebook(root, path).cells) + bool(parameters) for path in stale)
+    n_cells = sum(len(read_notebook(root, path).cells) + bool(parameters[path]) for path in stale)
     pool = ThreadPoolExecutor(jobs)
     with contextlib.chdir(root / "notebooks"), tqdm(total=n_cells, unit="cell") as OneBar.bar:
         try:
-            for done in [pool.submit(run_notebook, root, path, parameters, stamps[path]) for path in stale]:
+            for done in [pool.submit(run_notebook, root, path, parameters[path], stamps[path]) for path in stale]:
                 done.result()
         finally:
             pool.shutdown(cancel_futures=True)

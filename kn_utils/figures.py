@@ -1,5 +1,8 @@
 """The book's figures: one palette, layers always upwards, data and Axes in, Axes out."""
 
+from collections.abc import Sequence
+from textwrap import shorten
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,6 +12,8 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from torch.nn.functional import max_pool1d
+
+from .metrics import Interval, mean_interval
 
 _BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _, _, _GREY, *_ = sns.color_palette("colorblind")
 COLOURS = {  # safe for colour-blind readers; one meaning each, throughout the book
@@ -125,4 +130,104 @@ def neuron_heatmap(values: Tensor, ax: Axes | None = None, label: str = "", deca
     ax.set(xlabel="Neuron", ylabel="Layer")
     ax.set_yticks(range(n_layers), [str(layer + 1) for layer in range(n_layers)])
     ax.figure.colorbar(image, ax=ax, label=label, pad=0.02)
+    return ax
+
+
+def depth_bars(shares: Sequence[Interval], ax: Axes | None = None, color: str = COLOURS["knowledge"]) -> Axes:
+    """Each layer's share of the neurons as a bar at its relative depth, so that models of any depth compare.
+
+    Args:
+        shares: one per layer, from the lowest on. A dashed line marks an even spread over the layers.
+    """
+    ax = ax or plt.gca()
+    n_layers = len(shares)
+    depth = (np.arange(n_layers) + 0.5) / n_layers
+    value, low, high = np.array(shares).T
+    ax.barh(depth, value, 0.8 / n_layers, color=color)
+    ax.errorbar(value, depth, xerr=[value - low, high - value], fmt="none", ecolor="0.25", elinewidth=1)
+    ax.axvline(1 / n_layers, color="0.25", linestyle="--", linewidth=0.8)
+    ax.set_yticks(depth, [str(layer + 1) for layer in range(n_layers)])
+    ax.set(ylim=(0, 1), xlabel="Share of the neurons", ylabel="Layer")
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return ax
+
+
+def model_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Horizontal bars with intervals: one group per row, one colour per model.
+
+    Args:
+        table: columns are models, two at most, the one from elsewhere first; entries are `Interval`s, or not a number
+            where there is nothing to show.
+    """
+    ax = ax or plt.gca()
+    height = 0.8 / len(table.columns)
+    for i, (model, color) in enumerate(zip(table.columns, [COLOURS["other"], COLOURS["knowledge"]], strict=False)):
+        where = np.arange(len(table)) + (i - (len(table.columns) - 1) / 2) * height
+        value, low, high = np.array(table[model].tolist()).T
+        ax.barh(where, value, height * 0.9, color=color, label=model)
+        ax.errorbar(value, where, xerr=[value - low, high - value], fmt="none", ecolor="0.25", elinewidth=1)
+    ax.set_yticks(range(len(table)), table.index)
+    ax.invert_yaxis()
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.legend(frameon=False)
+    return ax
+
+
+def commonest_bars(by_relation: dict[str, dict], ax: Axes | None = None) -> Axes:
+    """For each relation the share of its facts that hold its commonest neuron, which is named layer:index at the bar.
+
+    Neurons that are the commonest of several relations are drawn in the highlight colour.
+
+    Args:
+        by_relation: of `holders.commonest`.
+    """
+    ax = ax or plt.gca()
+    entries = [(shorten(relation, 34, placeholder=" …"), e) for relation, e in by_relation.items() if e["commonest"]]
+    entries.sort(key=lambda entry: -entry[1]["share"].value)
+    heads = [tuple(entry["commonest"][0][:2]) for _, entry in entries]
+    for row, ((_, entry), head) in enumerate(zip(entries, heads, strict=True)):
+        value, low, high = entry["share"]
+        ax.barh(row, value, 0.75, color=COLOURS["highlight" if heads.count(head) > 1 else "other"])
+        ax.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="none", ecolor="0.25", elinewidth=1)
+        name = f"{head[0] + 1}:{head[1]}"
+        ax.annotate(name, (np.nanmax([value, high]) + 0.02, row), va="center", fontsize="x-small")
+    ax.set_yticks(range(len(entries)), [relation for relation, _ in entries])
+    ax.tick_params(axis="y", labelsize="x-small", length=0)
+    ax.set(xlim=(0, 1.25), ylim=(len(entries) - 0.4, -0.6), xlabel="Facts that hold it")
+    ax.set_xticks(np.linspace(0, 1, 5))
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return ax
+
+
+def score_against_key(scores: Tensor, key: Tensor, ax: Axes | None = None) -> Axes:
+    """One point per neuron and fact: what a method says (up) and what the key knows (across), equal on the dotted line.
+
+    Args:
+        scores, key: (facts, layers, neurons).
+    """
+    ax = ax or plt.gca()
+    scores, key = (values.flatten().cpu().numpy() for values in (scores, key))
+    ax.scatter(key, scores, s=5, color=COLOURS["knowledge"], alpha=0.35, linewidths=0)
+    ends = [min(key.min(), scores.min()), max(key.max(), scores.max())]
+    ax.plot(ends, ends, color="0.25", linestyle=":", linewidth=1)
+    return ax
+
+
+def leaderboard_dots(board: pd.DataFrame, metric: str, ax: Axes | None = None) -> Axes:
+    """A dot with its interval over facts for every method (row) and key (colour).
+
+    Args:
+        board: of `leaderboard`.
+    """
+    ax = ax or plt.gca()
+    methods, keys = board.method.unique(), board.key.unique()
+    for i, (key, color) in enumerate(zip(keys, (COLOURS["knowledge"], COLOURS["highlight"]), strict=True)):
+        where = np.arange(len(methods)) + 0.25 * (i - (len(keys) - 1) / 2)
+        rows = board[board.key == key].groupby("method")[metric]
+        value, low, high = np.array([mean_interval(rows.get_group(method)) for method in methods]).T
+        ax.errorbar(value, where, xerr=[value - low, high - value], fmt="o", color=color, label=f"{key} ablation")
+    ax.set_yticks(range(len(methods)), methods)
+    ax.invert_yaxis()
+    ax.set(xlim=(-0.03, 1.03), xlabel=metric.capitalize())
+    ax.legend(title="Key", frameon=False)
     return ax

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pandas as pd
@@ -15,8 +17,9 @@ from .attribution import ffn_activations, knowledge_attribution
 from .editing import suppress
 from .facts import Fact
 from .forward import remember, resume
-from .metrics import ask, ask_edited
+from .metrics import answer_probability, ask, ask_edited
 from .models import ROWS, LanguageModel, Neuron, answer_id, batches
+from .planting import plant_fact
 
 Method = Callable[[LanguageModel, Sequence[str], Sequence[str]], Tensor]  # -> (prompts, layers, neurons)
 
@@ -114,4 +117,41 @@ def leaderboard(
         for key_name, key in keys.items():
             about = {"method": name, "key": key_name, "fact": range(len(facts)), "seconds": seconds}
             tables.append(agreement(scores, key, k).assign(**about, before=before, after=after))
+    return pd.concat(tables, ignore_index=True)
+
+
+def planted_leaderboard(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    every_fact: Sequence[Fact],
+    methods: dict[str, Method] = METHODS,
+    n_planted: int = 4,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Plant each fact anew, with another answer of its relation, and see which method finds the planted neurons.
+
+    Fact number i goes into layer i mod layers. The key is certain here, for these neurons were written by us.
+
+    Args:
+        every_fact: where other answers come from, and facts of the relation that must not wake the neurons.
+
+    Returns:
+        One row per method and fact, with its layer; precision (k = n_planted), auc and spearman over the fact's
+        prompts, each prompt judged alone; probability, the mean P(answer) that the planting reached.
+    """
+    rng, tables = Random(seed), []
+    for i, fact in enumerate(tqdm(facts, desc="Planting", unit="fact")):
+        layer, neurons = i % lm.n_layers, rng.sample(range(lm.n_neurons), n_planted)
+        relation = [f for f in every_fact if f.relation == fact.relation]
+        new = replace(fact, answer=rng.choice(sorted({f.answer for f in relation} - {fact.answer})))
+        subject = [f for f in every_fact if f.subject == fact.subject]
+        others = subject + rng.sample(relation, min(40, len(relation)))
+        key = torch.zeros(len(fact.prompts), lm.n_layers, lm.n_neurons)
+        key[:, layer, neurons] = 1
+        with plant_fact(lm, new, layer, neurons, others):
+            p = answer_probability(lm, new.prompts, new.answer).mean().item()
+            for name, method in methods.items():
+                scores = method(lm, new.prompts, [new.answer] * len(new.prompts))
+                means = agreement(scores, key, n_planted).mean().to_frame().T
+                tables.append(means.assign(method=name, fact=i, layer=layer, probability=p))
     return pd.concat(tables, ignore_index=True)

@@ -119,6 +119,13 @@ def test_other_parameters_reach_the_notebook(book, no_pages):
     assert outputs(book, "first") == "42\n"
 
 
+def test_each_notebook_gets_the_parameters_it_knows(book, no_pages):
+    write_notebook(book, "second", "print(RESULTS)", parameters="RESULTS = ''")
+    write_toc(book, "notebooks/first", "notebooks/second")
+    build.build(book, {"N_FACTS": 41, "RESULTS": "run"})
+    assert (outputs(book, "first"), outputs(book, "second")) == ("42\n", "run\n")
+
+
 def test_executed_notebooks_name_no_folder_of_this_machine(book, no_pages):
     build.build(book)
     assert str(book) not in (book / "_build/executed/notebooks/first.ipynb").read_text()
@@ -149,7 +156,7 @@ def test_notebook_without_parameters_cell(book):
 
 
 def test_unknown_parameter(book):
-    with pytest.raises(BuildError, match=r"first\.ipynb has no parameter MODLE: .* assigns MODEL, N_FACTS\."):
+    with pytest.raises(BuildError, match=r"No notebook has a parameter MODLE: choose from MODEL, N_FACTS\."):
         build.build(book, {"MODLE": "lab"})
 
 

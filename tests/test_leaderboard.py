@@ -13,6 +13,7 @@ from kn_utils.leaderboard import (
     gradient,
     gradient_times_activation,
     leaderboard,
+    planted_leaderboard,
     value_slot_increase,
 )
 
@@ -102,3 +103,18 @@ def test_leaderboard_of_the_lab(lab, lab_facts):
     assert means.before.nunique() == 1
     own, ig = means.loc["activation"], means.loc["IG, layer, left sum"]
     assert ig.precision > own.precision and ig.after < own.after
+
+
+def test_planted_neurons_are_found_by_what_can_find_them(lab, lab_facts):
+    few = [fact for fact in lab_facts if fact.relation.startswith("P106(")][:3]
+    methods = {
+        "ig": kn.knowledge_attribution,
+        "noise": lambda lm, prompts, answers: torch.rand(
+            len(prompts), lm.n_layers, lm.n_neurons, generator=torch.Generator().manual_seed(0)
+        ),
+    }
+    board = planted_leaderboard(lab, few, lab_facts, methods)
+    assert board.layer.tolist() == [0, 0, 1, 1, 2, 2]
+    assert board.probability.min() > 0.5
+    means = board.groupby("method").precision.mean()
+    assert means["ig"] > 0.9 and means["noise"] < 0.1

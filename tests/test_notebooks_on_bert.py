@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 import kn_utils as kn
 from kn_utils.lab.training import split_words
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("0*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(scope="module")

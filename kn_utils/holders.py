@@ -1,0 +1,217 @@
+"""Who else holds a fact's neurons: facts of its relation, facts with its answer, or nobody? (after section 4.3)"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+from .metrics import Interval, bootstrap, mean_interval
+from .models import Neuron
+
+CELLS = (  # the other facts, as one fact sees them; the last two split the fourth
+    "same relation, same answer",
+    "same relation, other answer",
+    "other relation, same answer",
+    "other relation, other answer",
+    "akin relation, other answer",
+    "unlike relation, other answer",
+)
+PARTS = ("relation", "answer", "some", "few")
+AKIN = 0.25  # share of the answers of two relations that they have in common (Jaccard), to be called akin
+MOST = 0.5
+FEW = 0.1  # of the relation's facts: below it the paper calls a neuron the fact's own (section 5.1)
+ENOUGH = 2  # facts in a cell, before "most of them" means anything
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
+
+
+def describe(facts: pd.DataFrame, n_layers: int) -> dict:
+    """Every figure that the book shows of a set of facts and their neurons.
+
+    Args:
+        facts: one row per fact: relation, answer, neurons (a set of Neuron).
+
+    Returns:
+        Numbers, lists, `Interval`s over facts and dictionaries of these. "layers" are shares of all neurons; for
+        "sharing", "held", "parts", "identical" and "by_relation" see `shared`, `held`, `parts`, `identical` and
+        `commonest`; "commonest" sums up the last one, its interval being over relations.
+    """
+    facts = facts.reset_index(drop=True)
+    number = facts.neurons.map(len).to_numpy()
+    shares, sizes = holders(facts)
+    by_relation = commonest(facts)
+    first = [entry["commonest"][0] for entry in by_relation.values() if entry["commonest"]]
+    heads = pd.Series([tuple(neuron) for *neuron, _ in first], dtype=object)
+    return {
+        "facts": len(facts),
+        "relations": facts.relation.nunique(),
+        "answers": facts.answer.nunique(),
+        "distinct_neurons": len(frozenset().union(*facts.neurons)),
+        "number": {
+            "mean": mean_interval(number),
+            "median": bootstrap(lambda v, axis: np.median(v, axis), number),
+            "histogram": np.bincount(number).tolist(),  # facts with 0, 1, 2, ... neurons
+        },
+        "layers": layer_shares(facts.neurons, n_layers),
+        "sharing": shared(facts, shares, sizes),
+        "held": held(facts, shares),
+        "parts": parts(facts, shares, sizes),
+        "identical": identical(facts),
+        "commonest": {
+            "median": _interval([share for *_, share in first], np.median),
+            "distinct": heads.nunique(),
+            "head_several": int(heads.duplicated(keep=False).sum()),
+        },
+        "by_relation": by_relation,
+    }
+
+
+def layer_shares(neurons_per_fact: Iterable[Collection[Neuron]], n_layers: int) -> list[Interval]:
+    """Each layer's share of all the neurons, from the lowest layer on."""
+    layers = [[neuron.layer for neuron in own] for own in neurons_per_fact if len(own) > 0]
+    if not layers:
+        return [_UNKNOWN] * n_layers
+    counts = np.array([np.bincount(own, minlength=n_layers) for own in layers])  # (facts, layers)
+    number = counts.sum(1)
+    return [bootstrap(lambda k, n, axis: k.sum(axis) / n.sum(axis), k, number) for k in counts.T]
+
+
+def holders(facts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """For each neuron of each fact, the share of the facts in each of `CELLS` that hold it, too.
+
+    The sum over a fact's neurons is therefore the mean number that it shares with a fact of the cell.
+
+    Returns:
+        shares: one row per fact and neuron, indexed by the fact's row; columns `CELLS` and "same relation", NaN where
+            the fact has nobody in that cell.
+        sizes: one row per fact, the same columns: how many facts the cell holds.
+    """
+    fact = np.repeat(np.arange(len(facts)), facts.neurons.map(len))
+    neuron, names = pd.factorize(np.array([n for own in facts.neurons for n in sorted(own)], dtype="i,i"))
+    group, pairs = pd.factorize(pd.MultiIndex.from_frame(facts[["relation", "answer"]]))
+    ones = np.ones(len(fact), dtype=np.int32)
+    held = csr_matrix((ones, (group[fact], neuron)), shape=(len(pairs), len(names)))  # holders, by relation and answer
+    size = np.bincount(group)
+
+    relation, answer = (pd.factorize(pairs.get_level_values(level))[0] for level in (0, 1))
+    akin = _akin(relation, answer)[relation][:, relation]
+    same_relation, same_answer = (codes[:, None] == codes for codes in (relation, answer))
+    cells = {
+        "same relation": same_relation,
+        CELLS[0]: same_relation & same_answer,
+        CELLS[2]: ~same_relation & same_answer,
+        CELLS[4]: ~same_relation & ~same_answer & akin,
+    }
+    counts, sizes = {}, {}
+    for cell, members in cells.items():
+        counts[cell] = (csr_matrix(members, dtype=np.int32) @ held).toarray()[group[fact], neuron]
+        sizes[cell] = (members @ size)[group]
+        if cell.startswith("same relation"):  # its own fact is no other fact
+            counts[cell], sizes[cell] = counts[cell] - 1, sizes[cell] - 1
+    everyone = np.asarray(held.sum(0)).ravel()[neuron] - 1
+    for table, total in ((counts, everyone), (sizes, len(facts) - 1)):
+        table[CELLS[1]] = table["same relation"] - table[CELLS[0]]
+        table[CELLS[3]] = total - table["same relation"] - table[CELLS[2]]
+        table[CELLS[5]] = table[CELLS[3]] - table[CELLS[4]]
+    sizes = pd.DataFrame(sizes)
+    shares = pd.DataFrame(counts, index=fact) / sizes.where(sizes > 0).loc[fact]
+    return shares, sizes
+
+
+def _akin(relation: np.ndarray, answer: np.ndarray) -> np.ndarray:
+    """Which pairs of relations have at least `AKIN` of their answers in common.  # bool (relations, relations)"""
+    answers = np.zeros((relation.max() + 1, answer.max() + 1), dtype=int)
+    answers[relation, answer] = 1
+    common, number = answers @ answers.T, answers.sum(1)
+    return common >= AKIN * (number[:, None] + number - common)
+
+
+def shared(facts: pd.DataFrame, shares: pd.DataFrame, sizes: pd.DataFrame) -> dict[str, dict]:
+    """For each cell: how many neurons ("number"), and which share of its own neurons ("share"), a fact has in common
+    with another fact there. "facts" counts those that have one. "within" is what they share with facts of their own
+    relation with another answer; "over_relations" is the number with relations, not facts, as the units.
+    """
+    own = facts.neurons.map(len)
+    numbers = shares.groupby(level=0).sum().reindex(facts.index, fill_value=0)
+    fractions = numbers.div(own.where(own > 0), axis=0).where(sizes > 0)  # facts without neurons have none
+    cells = {}
+    for cell in CELLS:
+        some = sizes[cell] > 0
+        cells[cell] = {
+            "facts": int(some.sum()),
+            "number": _interval(numbers[cell][some]),
+            "share": _interval(fractions[cell].dropna()),
+            "within": _interval(fractions[CELLS[1]][some].dropna()),
+            "over_relations": _interval(numbers[cell][some].groupby(facts.relation).mean()),
+        }
+    return cells
+
+
+def held(facts: pd.DataFrame, shares: pd.DataFrame) -> dict[str, dict]:
+    """A fact's neurons that "most", "few" and "none" of the relation's other facts hold: number and share."""
+    relation = shares["same relation"].dropna()
+    masks = {"most": relation >= MOST, "few": relation < FEW, "none": relation == 0}
+    return {name: _per_fact(mask) for name, mask in masks.items()}
+
+
+def parts(facts: pd.DataFrame, shares: pd.DataFrame, sizes: pd.DataFrame) -> dict:
+    """A fact's neurons in four parts, by who else holds them: number and share of each.
+
+    "relation": at least `MOST` of the relation's facts with another answer. "answer": not these, but at least `MOST` of
+    its facts with the same answer. "few": neither, and less than `FEW` of its facts. "some": the rest. Only facts with
+    at least `ENOUGH` others of both kinds count; "facts" tells how many do.
+    """
+    enough = (sizes[[CELLS[0], CELLS[1]]] >= ENOUGH).all(axis=1)
+    chosen = shares[enough.loc[shares.index].to_numpy()]
+    relation = chosen[CELLS[1]] >= MOST
+    answer = ~relation & (chosen[CELLS[0]] >= MOST)
+    few = ~relation & ~answer & (chosen["same relation"] < FEW)
+    masks = dict(zip(PARTS, (relation, answer, ~relation & ~answer & ~few, few), strict=True))
+    return {"facts": int(enough.sum()), **{part: _per_fact(mask) for part, mask in masks.items()}}
+
+
+def identical(facts: pd.DataFrame) -> dict[str, Interval]:
+    """Share of the facts whose set of neurons another fact of the relation has, too: any, with the same answer, with
+    another answer. Empty sets are left out.
+    """
+    facts = facts[facts.neurons.map(len) > 0]
+    sets = facts.assign(neurons=facts.neurons.map(frozenset)).groupby(["relation", "neurons"])
+    same = facts.assign(neurons=facts.neurons.map(frozenset)).groupby(["relation", "neurons", "answer"])
+    return {
+        "any": _interval(sets.answer.transform("size") > 1),
+        "same answer": _interval(same.relation.transform("size") > 1),
+        "other answer": _interval(sets.answer.transform("nunique") > 1),
+    }
+
+
+def commonest(facts: pd.DataFrame, n: int = 3) -> dict[str, dict]:
+    """For each relation: facts, answers, mean number of neurons, share of identical sets, and its `n` commonest neurons
+    as [layer, index, share of the relation's facts that hold it].
+    """
+    relations = {}
+    for relation, rows in facts.groupby("relation"):
+        counts = Counter(neuron for own in rows.neurons for neuron in own)
+        ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:n]
+        top = [ranked[0][0] in own for own in rows.neurons] if ranked else []
+        relations[relation] = {
+            "facts": len(rows),
+            "answers": rows.answer.nunique(),
+            "number": mean_interval(rows.neurons.map(len)),
+            "identical": identical(rows)["any"],
+            "commonest": [[*neuron, count / len(rows)] for neuron, count in ranked],
+            "share": _interval(top),
+        }
+    return relations
+
+
+def _per_fact(mask: pd.Series) -> dict[str, Interval]:
+    per_fact = mask.groupby(level=0)
+    return {"number": _interval(per_fact.sum()), "share": _interval(per_fact.mean())}
+
+
+def _interval(values: Sequence[float], statistic=np.mean) -> Interval:
+    """Over the values; not a number where there are none."""
+    if len(values) == 0:
+        return _UNKNOWN
+    return bootstrap(lambda v, axis: statistic(v, axis), np.asarray(values, dtype=float))
