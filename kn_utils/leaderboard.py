@@ -19,7 +19,7 @@ from .facts import Fact
 from .forward import remember, resume
 from .metrics import answer_probability, ask, ask_edited
 from .models import ROWS, LanguageModel, Neuron, answer_id, batches
-from .planting import plant_fact
+from .planting import Inseparable, plant_fact
 
 Method = Callable[[LanguageModel, Sequence[str], Sequence[str]], Tensor]  # -> (prompts, layers, neurons)
 
@@ -130,7 +130,8 @@ def planted_leaderboard(
 ) -> pd.DataFrame:
     """Plant each fact anew, with another answer of its relation, and see which method finds the planted neurons.
 
-    Fact number i goes into layer i mod layers. The key is certain here, for these neurons were written by us.
+    Fact number i goes into layer i mod layers. The key is certain here, for these neurons were written by us. A fact
+    that no key separates from others in its layer is left out.
 
     Args:
         every_fact: where other answers come from, and facts of the relation that must not wake the neurons.
@@ -148,10 +149,13 @@ def planted_leaderboard(
         others = subject + rng.sample(relation, min(40, len(relation)))
         key = torch.zeros(len(fact.prompts), lm.n_layers, lm.n_neurons)
         key[:, layer, neurons] = 1
-        with plant_fact(lm, new, layer, neurons, others):
-            p = answer_probability(lm, new.prompts, new.answer).mean().item()
-            for name, method in methods.items():
-                scores = method(lm, new.prompts, [new.answer] * len(new.prompts))
-                means = agreement(scores, key, n_planted).mean().to_frame().T
-                tables.append(means.assign(method=name, fact=i, layer=layer, probability=p))
+        try:
+            with plant_fact(lm, new, layer, neurons, others):
+                p = answer_probability(lm, new.prompts, new.answer).mean().item()
+                for name, method in methods.items():
+                    scores = method(lm, new.prompts, [new.answer] * len(new.prompts))
+                    means = agreement(scores, key, n_planted).mean().to_frame().T
+                    tables.append(means.assign(method=name, fact=i, layer=layer, probability=p))
+        except Inseparable:
+            continue
     return pd.concat(tables, ignore_index=True)

@@ -24,6 +24,10 @@ RIDGE = 0.01  # times the mean variance: the key does not lean on directions in 
 PENALTIES = 10.0 ** np.arange(2, -6, -1)  # of the key's length, tried in turn
 
 
+class Inseparable(ValueError):
+    """No key in this layer fires for the fact alone."""
+
+
 @contextmanager
 def plant_fact(
     lm: LanguageModel,
@@ -113,7 +117,7 @@ def _find_key(lm: LanguageModel, up: nn.Linear, fact: Fact, others: Iterable[Fac
     key = _separate(own, rest)  # (hidden,)
     on, off = own @ key, (rest @ key).max()
     if on.min() <= off:
-        raise ValueError(
+        raise Inseparable(
             f"no key tells the prompts of {fact.subject!r} from the others in this layer: choose a higher layer or "
             "pass fewer others"
         )
