@@ -231,3 +231,33 @@ def leaderboard_dots(board: pd.DataFrame, metric: str, ax: Axes | None = None) -
     ax.set(xlim=(-0.03, 1.03), xlabel=metric.capitalize())
     ax.legend(title="Key", frameon=False)
     return ax
+
+
+def activation_rows(values: Tensor, rows: Sequence[str], marked: Sequence[bool], ax: Axes | None = None) -> Axes:
+    """One dot per fact: a neuron's activation, one line per group such as the relation; marked facts stand out.
+
+    Args:
+        values: (facts,).
+        rows: the group of each fact, drawn in order of appearance.
+    """
+    ax = ax or plt.gca()
+    values, marked = values.cpu().numpy(), np.asarray(marked, dtype=bool)
+    line, groups = pd.factorize(np.asarray(rows))
+    height = line + np.random.default_rng(0).uniform(-0.3, 0.3, len(line))  # so that dots do not hide each other
+    for chosen, style in ((~marked, dict(color="0.6", s=5)), (marked, dict(color=COLOURS["highlight"], s=16))):
+        ax.scatter(values[chosen], height[chosen], linewidths=0, **style)
+    ax.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+    ax.set_yticks(range(len(groups)), groups, fontsize="x-small" if len(groups) > 15 else "small")
+    ax.set(ylim=(len(groups) - 0.5, -0.5), xlabel="Activation")
+    return ax
+
+
+def count_steps(numbers: dict[str, Sequence[int]], ax: Axes | None = None, band: tuple[float, float] = (2, 5)) -> Axes:
+    """For each kind of neurons the share of facts that have at most so many; a grey band marks the paper's aim."""
+    ax = ax or plt.gca()
+    ax.axvspan(*band, color="0.92", zorder=0)
+    for kind, values in numbers.items():
+        sns.ecdfplot(x=np.asarray(values), ax=ax, color=COLOURS[kind], label=kind)
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.legend(title="Neurons", frameon=False)
+    return ax

@@ -148,6 +148,35 @@ def shared(facts: pd.DataFrame, shares: pd.DataFrame, sizes: pd.DataFrame) -> di
     return cells
 
 
+def intersections(facts: pd.DataFrame) -> pd.DataFrame:
+    """How many neurons two facts have in common, over all pairs of facts (section 4.2).
+
+    Args:
+        facts: one row per fact: relation, answer, neurons (a set of Neuron).
+
+    Returns:
+        One row per cell, "same relation", "other relation" and the four of `CELLS` that part them by answer: number,
+        and share (of the fact's own neurons), `Interval`s over facts, each fact's value being its mean over the others.
+    """
+    facts = facts.reset_index(drop=True)
+    shares, sizes = holders(facts)
+    other = sizes[[CELLS[2], CELLS[3]]]
+    together = (shares[other.columns].fillna(0) * other.loc[shares.index]).sum(1)
+    sizes = sizes.assign(**{"other relation": other.sum(1)})
+    shares = shares.assign(
+        **{"other relation": together / sizes["other relation"].where(other.sum(1) > 0)[shares.index]}
+    )
+    numbers = shares.groupby(level=0).sum().reindex(facts.index, fill_value=0)
+    own = facts.neurons.map(len)
+    fractions = numbers.div(own.where(own > 0), axis=0)
+    rows = [
+        {"cell": cell, "number": _interval(numbers[cell][some]), "share": _interval(fractions[cell][some].dropna())}
+        for cell in ("same relation", "other relation", *CELLS[:4])
+        for some in [sizes[cell] > 0]
+    ]
+    return pd.DataFrame(rows)
+
+
 def held(facts: pd.DataFrame, shares: pd.DataFrame) -> dict[str, dict]:
     """A fact's neurons that "most", "few" and "none" of the relation's other facts hold: number and share."""
     relation = shares["same relation"].dropna()

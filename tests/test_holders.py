@@ -165,3 +165,25 @@ def test_facts_without_any_neuron():
     assert found["number"]["mean"].value == 0
     assert found["commonest"]["distinct"] == 0
     assert math.isnan(found["identical"]["any"].value)
+
+
+def test_intersections_are_means_over_all_pairs():
+    rng = np.random.default_rng(0)
+    facts = pd.DataFrame({
+        "relation": [f"P{i % 3}" for i in range(24)],
+        "answer": [f"answer {i % 5}" for i in range(24)],
+        "neurons": [{Neuron(*map(int, n)) for n in rng.integers(0, 4, (rng.integers(0, 7), 2))} for _ in range(24)],
+    })  # fmt: skip
+    table = holders.intersections(facts).set_index("cell")
+    rows = list(facts.itertuples())
+    for relation, same_relation in {"same relation": True, "other relation": False}.items():
+        for answer, same_answer in {"": None, ", same answer": True, ", other answer": False}.items():
+            means = []
+            for one in rows:
+                cell = [
+                    len(one.neurons & other.neurons) for other in rows
+                    if other is not one and (one.relation == other.relation) == same_relation
+                    and (same_answer is None or (one.answer == other.answer) == same_answer)
+                ]  # fmt: skip
+                means += [np.mean(cell)] if cell else []
+            assert table.number[relation + answer].value == pytest.approx(np.mean(means))
