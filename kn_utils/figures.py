@@ -15,10 +15,11 @@ from torch.nn.functional import max_pool1d
 
 from .metrics import Interval, mean_interval
 
-_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _, _, _GREY, *_ = sns.color_palette("colorblind")
+_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _BROWN, _, _GREY, *_ = sns.color_palette("colorblind")
 COLOURS = {  # safe for colour-blind readers; one meaning each, throughout the book
     "knowledge": _BLUE,
     "baseline": _ORANGE,
+    "matched": _BROWN,
     "random": _GREY,
     "path": _GREEN,
     "highlight": _VERMILION,
@@ -260,4 +261,74 @@ def count_steps(numbers: dict[str, Sequence[int]], ax: Axes | None = None, band:
         sns.ecdfplot(x=np.asarray(values), ax=ax, color=COLOURS[kind], label=kind)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.legend(title="Neurons", frameon=False)
+    return ax
+
+
+def layer_table(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A heat map of each layer's share of the neurons, one row per relation, layer 1 at the left.
+
+    Args:
+        shares: one row per relation, one column per layer.
+    """
+    ax = ax or plt.subplots(figsize=(2.5 + 0.6 * shares.shape[1], 1 + 0.33 * len(shares)))[1]
+    columns = [str(layer + 1) for layer in range(shares.shape[1])]
+    sns.heatmap(
+        shares.set_axis(columns, axis=1), ax=ax, cmap="viridis", vmin=0, annot=shares.shape[1] <= 12, fmt=".0%",
+        annot_kws={"fontsize": "x-small"}, cbar=False,
+    )  # fmt: skip
+    ax.set(xlabel="Layer", ylabel="")
+    ax.tick_params(length=0)
+    return ax
+
+
+def effect_steps(changes: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """The distribution over facts behind a mean: the share of facts with at most this change, a curve per kind.
+
+    Args:
+        changes: one row per fact, one column per kind of neurons.
+    """
+    ax = ax or plt.gca()
+    ax.axvline(0, color="0.25", linewidth=0.8)
+    for kind in changes.columns:
+        sns.ecdfplot(x=changes[kind].to_numpy(), ax=ax, color=COLOURS[kind], label=kind)
+    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
+    ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    ax.legend(title="Neurons", frameon=False)
+    return ax
+
+
+def erasure_map(growth: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A heat map of the growth of log perplexity, erased relations by measured ones; frames mark a relation itself."""
+    ax = ax or plt.subplots(figsize=(3 + 0.55 * growth.shape[1], 1.2 + 0.5 * len(growth)))[1]
+    limit = np.nanmax([1e-9, *growth.abs().to_numpy().ravel()])
+    sns.heatmap(
+        growth, ax=ax, cmap="vlag", vmin=-limit, vmax=limit, annot=growth.shape[1] < 20, fmt=".2f",
+        annot_kws={"fontsize": "small"}, cbar_kws={"label": "Growth of log perplexity"},
+    )  # fmt: skip
+    for row, relation in enumerate(growth.index):
+        if relation in growth.columns:
+            corner = (list(growth.columns).index(relation), row)
+            ax.add_patch(plt.Rectangle(corner, 1, 1, fill=False, edgecolor="black", linewidth=2, clip_on=False))
+    ax.set(xlabel="Measured", ylabel="Erased")
+    ax.tick_params(length=0)
+    return ax
+
+
+def ledger_dots(book: pd.DataFrame, ax: Axes | None = None, ends: tuple[float, float] = (-2, 5)) -> Axes:
+    """Ours divided by the paper's number, with its interval, one row for each number of the published paper.
+
+    Args:
+        book: of `ledger`; rows that were not run, or where the paper has 0, are left out.
+    """
+    rows = book[book.ours.map(lambda ours: isinstance(ours, Interval)) & (book.paper != 0) & (book.version == "ACL")]
+    ax = ax or plt.subplots(figsize=(7.5, 1 + 0.28 * len(rows)))[1]
+    ratios = np.array([sorted(np.array(ours) / paper) for ours, paper in zip(rows.ours, rows.paper, strict=True)])
+    low, value, high = np.clip(ratios, *ends).T
+    where = np.arange(len(rows))
+    ax.errorbar(value, where, xerr=[value - low, high - value], fmt="o", color=COLOURS["knowledge"], elinewidth=1)
+    for x, style in ((0, "-"), (1, "-"), (0.5, ":"), (2, ":")):
+        ax.axvline(x, color="0.25" if x == 1 else "0.7", linestyle=style, linewidth=1, zorder=0)
+    ax.set_yticks(where, [f"{row.section}: {row.quantity}" for row in rows.itertuples()], fontsize="x-small")
+    ax.invert_yaxis()
+    ax.set(xlabel="Ours / the paper's", xlim=(ends[0] - 0.1, ends[1] + 0.1))
     return ax

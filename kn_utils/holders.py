@@ -161,10 +161,10 @@ def intersections(facts: pd.DataFrame) -> pd.DataFrame:
     facts = facts.reset_index(drop=True)
     shares, sizes = holders(facts)
     other = sizes[[CELLS[2], CELLS[3]]]
-    together = (shares[other.columns].fillna(0) * other.loc[shares.index]).sum(1)
-    sizes = sizes.assign(**{"other relation": other.sum(1)})
+    together = (shares[other.columns].fillna(0) * other.loc[shares.index]).sum(axis=1)
+    sizes = sizes.assign(**{"other relation": other.sum(axis=1)})
     shares = shares.assign(
-        **{"other relation": together / sizes["other relation"].where(other.sum(1) > 0)[shares.index]}
+        **{"other relation": together / sizes["other relation"].where(other.sum(axis=1) > 0)[shares.index]}
     )
     numbers = shares.groupby(level=0).sum().reindex(facts.index, fill_value=0)
     own = facts.neurons.map(len)

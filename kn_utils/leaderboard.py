@@ -30,8 +30,9 @@ def gradient_times_activation(lm: LanguageModel, prompts: Sequence[str], answers
 
 
 def gradient(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> Tensor:
-    """dP/dw, whatever the activation.  # (prompts, layers, neurons)"""
-    return gradient_times_activation(lm, prompts, answers) / ffn_activations(lm, prompts)
+    """dP/dw, whatever the activation; 0 for a neuron that is exactly silent.  # (prompts, layers, neurons)"""
+    w = ffn_activations(lm, prompts)
+    return torch.where(w == 0, w, gradient_times_activation(lm, prompts, answers) / w)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ COARSE = {"knowledge": scores_of, "baseline": scores_of, "matched": neurons_of, 
 EXPERIMENTS = ("all", "find", "suppress_amplify", "update", "erase")
 CODE = "models forward quadrature attribution refinement editing metrics experiments".split()
 CHUNK = 64  # facts in one shard
-MEASURED = 2000  # facts that are asked after each erasure, at most
+MEASURED = 4000  # facts that are asked after each erasure, at most
 
 
 def run_experiments(
