@@ -4,6 +4,7 @@ After Dai et al., Knowledge Neurons in Pretrained Transformers (ACL 2022).
 """
 
 from .attribution import ffn_activations, knowledge_attribution, knowledge_attributions
+from .bingrel import load_prompts
 from .editing import amplify, erase_relation, suppress, update_fact
 from .facts import Fact, load_facts, relation_id, write_facts
 from .metrics import (
@@ -18,6 +19,16 @@ from .metrics import (
     top_answers,
 )
 from .models import LanguageModel, Neuron, edit_activations, load_model
+from .naming import (
+    ask_relatives,
+    comparable_facts,
+    name_neurons,
+    neuron_shares,
+    prompt_labels,
+    relatives,
+    variance_shares,
+)
+from .planting import plant_fact
 from .quadrature import riemann_points
 from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
 from .results import Results, read_results
@@ -34,8 +45,10 @@ __all__ = [
     "answer_probability",
     "ask",
     "ask_edited",
+    "ask_relatives",
     "choose_share",
     "coarse_neurons",
+    "comparable_facts",
     "edit_activations",
     "erase_relation",
     "ffn_activations",
@@ -43,18 +56,25 @@ __all__ = [
     "knowledge_attributions",
     "load_facts",
     "load_model",
+    "load_prompts",
     "mean_interval",
+    "name_neurons",
+    "neuron_shares",
     "perplexity",
+    "plant_fact",
+    "prompt_labels",
     "random_neurons",
     "read_results",
     "refine_neurons",
     "relation_id",
     "relative_change",
+    "relatives",
     "riemann_points",
     "run_experiments",
     "suppress",
     "top_answers",
     "top_neurons",
     "update_fact",
+    "variance_shares",
     "write_facts",
 ]

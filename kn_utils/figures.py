@@ -332,3 +332,22 @@ def ledger_dots(book: pd.DataFrame, ax: Axes | None = None, ends: tuple[float, f
     ax.invert_yaxis()
     ax.set(xlabel="Ours / the paper's", xlim=(ends[0] - 0.1, ends[1] + 0.1))
     return ax
+
+
+def type_dots(means: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A dot with its interval for every type of prompt (row) and kind of neurons (column).
+
+    Args:
+        means: entries are `Interval`s.
+    """
+    ax = ax or plt.gca()
+    means = means.sort_index()
+    for i, kind in enumerate(means.columns):
+        where = np.arange(len(means)) + 0.2 * (i - (len(means.columns) - 1) / 2)
+        value, low, high = np.array(means[kind].tolist()).T
+        ax.errorbar(value, where, xerr=[value - low, high - value], fmt="o", color=COLOURS[kind], label=kind)
+    ax.axvline(0, color="0.25", linewidth=0.8)
+    ax.set_yticks(range(len(means)), means.index)
+    ax.invert_yaxis()
+    ax.legend(title="Neurons", frameon=False)
+    return ax

@@ -100,6 +100,11 @@ def measure(results: Results) -> dict[tuple[str, str], Interval | str]:
         found |= {("update", name): value for name, value in _updates(results.updates).items()}
     if len(results.erasures):
         found |= {("erase", name): value for name, value in _erasures(results.erasures).items()}
+    if len(results.activations):
+        rows = results.activations[results.activations.kind == "knowledge"]
+        by_type = {kind: own.activation for kind, own in rows.groupby("type")}
+        names = {"T1": "head and tail (T1)", "T2": "head only (T2)", "T3": "random (T3)"}
+        found |= {("prompts", f"activation, {n}"): mean_interval(by_type[t]) for t, n in names.items() if t in by_type}
     return found
 
 

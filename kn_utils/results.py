@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from .models import Neuron
 
 KINDS = ("knowledge", "baseline", "matched", "random")
-TABLES = ("effects", "updates", "erasures")  # several rows per fact, stored with it as a list
+TABLES = ("effects", "updates", "erasures", "activations")  # several rows per fact, stored with it as a list
 ABOUT = b"kn_utils run"  # the key of the description in the file's metadata
 
 
@@ -23,9 +23,10 @@ class Results:
         about: model, weights, versions, parameters, n_layers, n_neurons, ...
         facts: one row per fact: subject, relation, answer, n_prompts, share (p), known; knowledge, baseline, matched
             and random, each a set of Neuron; scores, {Neuron: mean attribution} above 0.1 of the highest.
-        effects: of `suppress_amplify`, with relation and known; empty if the run left it out, as the next two.
+        effects: of `suppress_amplify`, with relation and known; empty if the run left it out, as the next three.
         updates: of `update_facts`, with relation and known.
         erasures: of `erase_relations`, with relation.
+        activations: of `activations_by_type`, with relation.
     """
 
     about: dict
@@ -33,6 +34,7 @@ class Results:
     effects: pd.DataFrame
     updates: pd.DataFrame
     erasures: pd.DataFrame
+    activations: pd.DataFrame
 
     @property
     def n_layers(self) -> int:

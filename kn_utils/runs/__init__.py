@@ -16,13 +16,15 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from .. import experiments
+from ..bingrel import Bag
 from ..facts import Fact, load_facts
 from ..models import LanguageModel, load_model, weights_digest
+from ..prompt_types import activations_by_type, bags_of, typed_prompts
 from ..results import Results, neuron_lists, neurons_of, scores_of, write_results, write_table
 
 COARSE = {"knowledge": scores_of, "baseline": scores_of, "matched": neurons_of, "scores": scores_of}
-EXPERIMENTS = ("all", "find", "suppress_amplify", "update", "erase")
-CODE = "models forward quadrature attribution refinement editing metrics experiments".split()
+EXPERIMENTS = ("all", "find", "suppress_amplify", "update", "erase", "prompts")
+CODE = "models forward quadrature attribution refinement editing metrics experiments prompt_types".split()
 CHUNK = 64  # facts in one shard
 MEASURED = 4000  # facts that are asked after each erasure, at most
 
@@ -34,6 +36,7 @@ def run_experiments(
     relations: Sequence[str] | None = None,
     n_facts: int | None = None,
     seed: int = 0,
+    prompts: str | Path | None = None,
     out: str | Path | None = None,
     device: str | None = None,
 ) -> Results:
@@ -42,6 +45,7 @@ def run_experiments(
     Args:
         model, facts: as `load_model` and `load_facts` take them; the next three as `load_facts` does.
         experiment: one of EXPERIMENTS; all begin with finding.
+        prompts: "bingrel" or a folder of its files, for the prompt types of facts that come from a ParaRel file.
         out: the folder of the run. By default one in the user's cache, which the same call finds again.
 
     Raises:
@@ -51,13 +55,14 @@ def run_experiments(
         raise ValueError(f"experiment {experiment!r} is unknown: choose one of {EXPERIMENTS}")
     lm = load_model(model, device)
     chosen = load_facts(facts, relations, n_facts, seed)
-    about = describe(lm, str(model), chosen, str(facts), seed)
+    bags = bags_of(chosen, str(facts), prompts)
+    about = describe(lm, str(model), chosen, str(facts), seed, bags)
     folder = Path(out or Path(platformdirs.user_cache_dir("kn_utils")) / "runs" / about["fingerprint"][:16])
     claim(folder, about)
-    return Run(lm, chosen, seed, folder).results(about, experiment)
+    return Run(lm, chosen, bags, seed, folder).results(about, experiment)
 
 
-def describe(lm: LanguageModel, model: str, facts: Sequence[Fact], source: str, seed: int) -> dict:
+def describe(lm: LanguageModel, model: str, facts: Sequence[Fact], source: str, seed: int, bags: list[Bag]) -> dict:
     """All that the results depend on, and its fingerprint."""
     constants = ("THRESHOLDS", "FACTORS", "ERASED", "N_ERASED", "OWN", "EDITS_PER_RELATION", "BYSTANDERS")
     code = b"".join((Path(experiments.__file__).parent / f"{name}.py").read_bytes() for name in CODE)
@@ -70,6 +75,7 @@ def describe(lm: LanguageModel, model: str, facts: Sequence[Fact], source: str, 
         "facts": source,
         "n_facts": len(facts),
         "facts_digest": hashlib.sha256(repr(facts).encode()).hexdigest(),
+        "sentences_digest": hashlib.sha256(repr(bags).encode()).hexdigest(),
         "seed": seed,
         "parameters": {name.lower(): getattr(experiments, name) for name in constants} | {"measured": MEASURED},
         "code": hashlib.sha256(code).hexdigest(),
@@ -96,8 +102,8 @@ def claim(folder: Path, about: dict) -> None:
 class Run:
     """The stages of one run; each writes its shards below `folder` and reads those that are there."""
 
-    def __init__(self, lm: LanguageModel, facts: list[Fact], seed: int, folder: Path):
-        self.lm, self.facts, self.seed, self.folder = lm, facts, seed, folder
+    def __init__(self, lm: LanguageModel, facts: list[Fact], bags: list[Bag], seed: int, folder: Path):
+        self.lm, self.facts, self.bags, self.seed, self.folder = lm, facts, bags, seed, folder
 
     def results(self, about: dict, experiment: str) -> Results:
         """Run the stages that `experiment` needs, and write the result file."""
@@ -115,6 +121,8 @@ class Run:
             tables["updates"] = self.update(neurons, before.known)
         if wanted("erase"):
             tables["erasures"] = self.erase(neurons)
+        if wanted("prompts"):
+            tables["activations"] = self.activations(neurons)
         about_facts = pd.DataFrame([(f.subject, f.relation, f.answer) for f in self.facts])
         about_facts.columns = ["subject", "relation", "answer"]
         rows = pd.concat([about_facts, coarse[["n_prompts", "scores"]], neurons, before.known], axis=1)
@@ -161,6 +169,15 @@ class Run:
             return experiments.erase_relations(self.lm, self.facts, neurons, asked, self.seed)
 
         return self.shards("erase", range(len(measured)), erase, chunk=4 * CHUNK)
+
+    def activations(self, neurons: pd.DataFrame) -> pd.DataFrame:
+        prompts = typed_prompts(self.facts, self.bags, self.lm.tokenizer.mask_token, seed=self.seed)
+        kinds = {kind: neurons[kind].tolist() for kind in ("knowledge", "matched", "random")}
+
+        def activations(rows):
+            return activations_by_type(self.lm, prompts[prompts.fact.isin(rows)], kinds)
+
+        return self.shards("prompts", range(len(self.facts)), activations)
 
     def part(self, rows: Sequence[int]) -> list[Fact]:
         return [self.facts[i] for i in rows]

@@ -14,6 +14,7 @@ def main():
     parser.add_argument("--relations", nargs="+", help="such as P36 P19; all by default")
     parser.add_argument("--n-facts", type=int, help="a sample, spread over the relations; all by default")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--prompts", help="'bingrel' or a folder of its files, for facts from a file")
     parser.add_argument("--device", help="a GPU where there is one, by default")
     parser.add_argument("--out", required=True, help="folder of the run and of its results.parquet")
     options = parser.parse_args()
