@@ -1,54 +1,23 @@
 """The reproduction ledger: every number of the paper beside ours, with a verdict that the code gives."""
 
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from .experiments import ERASED
 from .facts import relation_id
-from .holders import intersections
 from .metrics import Interval, bootstrap, mean_interval
+from .paper_numbers import CONTRASTS, PAPER
 from .results import Results
 
 NOT_RUN = "not run"
-LIKE = 2.0  # of like size: the paper's number is between half and twice ours
-
-# (section, quantity, unit, value, version, mark). ACL is the published paper, arXiv v1 its first preprint;
-# "unchecked" numbers are widely quoted and could not be confirmed.
-PAPER = [
-    ("neurons", "neurons per fact, knowledge", "", 4.13, "ACL", ""),
-    ("neurons", "neurons per fact, baseline", "", 3.96, "ACL", ""),
-    ("neurons", "in common, same relation, knowledge", "", 1.23, "ACL", ""),
-    ("neurons", "in common, same relation, baseline", "", 2.85, "ACL", "unchecked"),
-    ("neurons", "in common, other relation, knowledge", "", 0.09, "ACL", ""),
-    ("neurons", "in common, other relation, baseline", "", 1.92, "ACL", "unchecked"),
-    ("effects", "suppress, knowledge", "%", -29.03, "ACL", ""),
-    ("effects", "suppress, baseline", "%", -1.47, "ACL", ""),
-    ("effects", "amplify, knowledge", "%", 31.17, "ACL", ""),
-    ("effects", "amplify, baseline", "%", -1.27, "ACL", ""),
-    ("effects", "suppress, knowledge", "%", -37.03, "arXiv v1", ""),
-    ("effects", "suppress, unrelated", "%", -0.39, "arXiv v1", ""),
-    ("effects", "amplify, knowledge", "%", 46.42, "arXiv v1", ""),
-    ("effects", "amplify, unrelated", "%", -0.15, "arXiv v1", ""),
-    ("prompts", "activation, head and tail (T1)", "", 0.485, "ACL", ""),
-    ("prompts", "activation, head only (T2)", "", 0.019, "ACL", ""),
-    ("prompts", "activation, random (T3)", "", -0.018, "ACL", ""),
-    ("update", "change rate, knowledge", "%", 48.5, "ACL", ""),
-    ("update", "change rate, random", "%", 4.7, "ACL", ""),
-    ("update", "success rate, knowledge", "%", 34.4, "ACL", ""),
-    ("update", "success rate, random", "%", 0.0, "ACL", ""),
-    ("update", "perplexity, same relation, knowledge", "", 8.4, "ACL", ""),
-    ("update", "perplexity, same relation, random", "", 10.1, "ACL", "unchecked"),
-    ("update", "perplexity, other relations, knowledge", "", 7.2, "ACL", ""),
-    ("update", "perplexity, other relations, random", "", 4.3, "ACL", ""),
-    ("erase", "P19", "%", 106.6, "ACL", ""),
-    ("erase", "P27", "%", 36.7, "ACL", "unchecked"),
-    ("erase", "P106", "%", 128.2, "ACL", ""),
-    ("erase", "P937", "%", 141.2, "ACL", "unchecked"),
-    ("erase", "least harmed other relation", "%", 1.1, "ACL", ""),
-    ("erase", "most harmed other relation", "%", 10.1, "ACL", ""),
-]
+NOT_HERE = "relation not in these facts"
+LIKE = 2.0  # of like size: ours is between half and twice the paper's number
 COLUMNS = ["section", "quantity", "unit", "paper", "version", "mark"]
+_UNKNOWN = Interval(np.nan, np.nan, np.nan)
 
 
 def ledger(results: Results, bert: Results | None = None) -> pd.DataFrame:
@@ -60,118 +29,187 @@ def ledger(results: Results, bert: Results | None = None) -> pd.DataFrame:
 
     Returns:
         One row per number: section, quantity, unit, paper, version, mark; ours and bert, each an `Interval` in the
-        paper's unit or why there is none; verdict, on bert where it was run, else on ours.
+        paper's unit or why there is none; verdict and bert_verdict on these.
     """
     table = pd.DataFrame(PAPER, columns=COLUMNS)
-    for name, run in {"ours": results, "bert": bert}.items():
-        found = {} if run is None else measure(run)
-        pairs = zip(table.section, table.quantity, strict=True)
-        table[name] = [found.get(pair, NOT_RUN) for pair in pairs]
-    judged = table.bert.where(table.bert.map(lambda value: isinstance(value, Interval)), table.ours)
-    table["verdict"] = [verdict(ours, paper) for ours, paper in zip(judged, table.paper, strict=True)]
-    return table
+    keys = list(zip(table.section, table.quantity, strict=True))
+    signed = [not is_amount(*key) for key in keys]
+    return _judged(table, keys, signed, *(None if run is None else measure(run) for run in (results, bert)))
 
 
-def verdict(ours: Interval | str, paper: float) -> str:
-    """ "same direction and size", "same direction", "not reproduced" or "no clear effect"; what is no number stays.
+def contrasts(results: Results, bert: Results | None = None) -> pd.DataFrame:
+    """The differences between numbers of the published paper that its claims rest on, beside ours.
 
-    Of like size: the paper's number lies within our interval, or between half and twice ours. No clear effect: our
-    interval holds 0, and the paper's number is not within it.
+    Returns:
+        One row per pair: section, quantity, minus, unit, paper (the difference), mark ("unchecked" if either number
+        is); the other columns as of `ledger`. Facts, relations or edits are resampled in pairs; an erased relation is
+        compared with the other that the same erasure harms most.
+    """
+    paper = {(s, q): (unit, value, mark) for s, q, unit, value, version, mark in PAPER if version == "ACL"}
+    rows = []
+    for section, first, second in CONTRASTS:
+        (unit, one, mark), (_, other, mark_too) = paper[section, first], paper[section, second]
+        rows.append((section, first, second, unit, one - other, mark or mark_too))
+    table = pd.DataFrame(rows, columns=["section", "quantity", "minus", "unit", "paper", "mark"])
+    runs = (None if run is None else measure_contrasts(run) for run in (results, bert))
+    return _judged(table, CONTRASTS, [True] * len(table), *runs)
+
+
+def is_amount(section: str, quantity: str) -> bool:
+    """A count or a rate: never below 0, so that its sign says nothing."""
+    return section == "neurons" or " rate, " in quantity
+
+
+def verdict(ours: Interval | str, paper: float, signed: bool = True) -> str:
+    """Our number judged by the paper's; what is no number stays.
+
+    Returns:
+        "no clear effect": our interval holds 0, and the paper's number is not 0. "same direction and size": the
+        paper's number lies within our interval, or ours is between half and twice the paper's. Otherwise
+        "same direction" or "not reproduced", by the sign; "other size" if not `signed`.
     """
     if isinstance(ours, str):
         return ours
-    if np.isnan(ours.value):
+    if np.isnan(ours).any():
         return "too few facts"
-    if ours.low <= paper <= ours.high:
-        return "same direction and size"
-    if ours.low <= 0 <= ours.high:
+    if ours.low <= 0 <= ours.high and paper != 0:
         return "no clear effect"
-    if ours.value * paper <= 0:
-        return "not reproduced"
-    return "same direction and size" if 1 / LIKE <= ours.value / paper <= LIKE else "same direction"
+    same_sign = ours.value * paper > 0
+    like = same_sign and abs(paper) / LIKE <= abs(ours.value) <= LIKE * abs(paper)
+    if like or ours.low <= paper <= ours.high:
+        return "same direction and size"
+    if not signed:
+        return "other size"
+    return "same direction" if same_sign else "not reproduced"
 
 
 def measure(results: Results) -> dict[tuple[str, str], Interval | str]:
     """Our value of each quantity of the ledger that the run can give, in the paper's unit."""
-    found = {("neurons", name): value for name, value in _neurons(results.facts).items()}
-    if len(results.effects):
-        found |= {("effects", name): value for name, value in _effects(results.effects).items()}
-    if len(results.updates):
-        found |= {("update", name): value for name, value in _updates(results.updates).items()}
-    if len(results.erasures):
-        found |= {("erase", name): value for name, value in _erasures(results.erasures).items()}
-    if len(results.activations):
-        rows = results.activations[results.activations.kind == "knowledge"]
-        by_type = {kind: own.activation for kind, own in rows.groupby("type")}
-        names = {"T1": "head and tail (T1)", "T2": "head only (T2)", "T3": "random (T3)"}
-        found |= {("prompts", f"activation, {n}"): mean_interval(by_type[t]) for t, n in names.items() if t in by_type}
-    return found
+    found = {key: _mean(sample) for key, sample in samples(results).items()}
+    for name, log_p in _perplexities(results.updates).items():
+        for kind in ("knowledge", "random"):
+            found["update", f"{name}, {kind}"] = _growth(log_p["none"], log_p[kind])
+    return found | {("erase", name): value for name, value in _erasures(results.erasures)[0].items()}
 
 
-def _neurons(facts: pd.DataFrame) -> dict[str, Interval]:
+def measure_contrasts(results: Results) -> dict[tuple[str, str, str], Interval | str]:
+    """Our value of each of `CONTRASTS` that the run can give."""
+    values, names = samples(results), _perplexities(results.updates)
+    found = {(s, a, b): _mean(values[s, a] - values[s, b]) for s, a, b in CONTRASTS if (s, a) in values}
+    for name, log_p in names.items():
+        found["update", f"{name}, knowledge", f"{name}, random"] = _growth(log_p["random"], log_p["knowledge"])
+    own = _erasures(results.erasures)[1]
+    return found | {("erase", erased, "most harmed other relation"): value for erased, value in own.items()}
+
+
+def samples(results: Results) -> dict[tuple[str, str], pd.Series]:
+    """The quantities that are plain means: one value per fact, per edit, or, for the effects, per relation.
+
+    Effects are computed in the paper's way: on the prompts that found the neurons, (mean change) / (mean P) of each
+    relation. The mean over relations is then the paper's number.
+    """
     found = {}
     for kind in ("knowledge", "baseline"):
-        found[f"neurons per fact, {kind}"] = mean_interval(facts[kind].map(len))
-        shared = intersections(facts[["relation", "answer"]].assign(neurons=facts[kind])).set_index("cell").number
-        for cell in ("same relation", "other relation"):
-            found[f"in common, {cell}, {kind}"] = shared[cell]
+        found["neurons", f"neurons per fact, {kind}"] = results.facts[kind].map(len)
+        for cell, number in _in_common(results.facts.relation, results.facts[kind]).items():
+            found["neurons", f"in common, {cell}, {kind}"] = number
+    if len(effects := results.effects):
+        rows = effects[effects.prompts == "find"]
+        means = rows.groupby(["operation", "kind", "relation"]).probability.mean()
+        for operation in ("suppress", "amplify"):
+            for kind, name in {"knowledge": "knowledge", "baseline": "baseline", "random": "unrelated"}.items():
+                change = 100 * (means[operation, kind] / means["none", "none"] - 1)
+                found["effects", f"{operation}, {name}"] = change
+    if len(rows := results.activations):
+        by_type = rows[rows.kind == "knowledge"].pivot(index="fact", columns="type", values="activation")
+        for short, name in {"T1": "head and tail", "T2": "head only", "T3": "random"}.items():
+            found["prompts", f"activation, {name} ({short})"] = by_type.get(short, pd.Series(dtype=float))
+    if len(updates := results.updates):
+        for kind in ("knowledge", "random"):
+            rows = updates[updates.kind == kind].set_index("fact")
+            for rate in ("change", "success"):
+                found["update", f"{rate} rate, {kind}"] = 100 * rows[rate]
     return found
 
 
-def _effects(effects: pd.DataFrame) -> dict[str, Interval]:
-    """The paper's way: on the prompts that found the neurons, (mean change) / (mean P) of each relation, then the mean
-    over relations. Intervals are over relations."""
-    rows = effects[effects.prompts == "find"]
-    means = rows.groupby(["operation", "kind", "relation"]).probability.mean()
-    before, names = means["none", "none"], {"baseline": "baseline", "knowledge": "knowledge", "random": "unrelated"}
+def _in_common(relations: pd.Series, neurons: pd.Series) -> dict[str, pd.Series]:
+    """How many neurons each fact has in common with another fact, the mean over those of its relation and of others."""
+    everyone = Counter(neuron for own in neurons for neuron in own)
+    holders = {r: Counter(n for own in group for n in own) for r, group in neurons.groupby(relations)}
+    within = pd.Series([sum(holders[r][n] for n in own) for r, own in zip(relations, neurons, strict=True)])
+    total = pd.Series([sum(everyone[n] for n in own) for own in neurons])
+    number, size = neurons.map(len), relations.groupby(relations).transform("size")
+    near, far = size - 1, len(neurons) - size
     return {
-        f"{operation}, {name}": mean_interval(100 * (means[operation, kind] / before - 1))
-        for operation in ("suppress", "amplify")
-        for kind, name in names.items()
+        "same relation": (within - number) / near.where(near > 0),
+        "other relation": (total - within) / far.where(far > 0),
     }
 
 
-def _updates(updates: pd.DataFrame) -> dict[str, Interval]:
-    kinds = {kind: rows.sort_values("fact") for kind, rows in updates.groupby("kind")}
-    found = {}
-    for kind in ("knowledge", "random"):
-        for rate in ("change", "success"):
-            found[f"{rate} rate, {kind}"] = mean_interval(100 * kinds[kind][rate])
-        for column, name in {"intra": "same relation", "inter": "other relations"}.items():
-            both = pd.DataFrame({k: kinds[k][column].to_numpy() for k in ("none", kind)}).dropna()
-            found[f"perplexity, {name}, {kind}"] = _or_few(_growth, both["none"], both[kind])
-    return found
+def _perplexities(updates: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The mean log P of other facts inside each edit (row), by kind of neurons (column)."""
+    columns = {"perplexity, same relation": "intra", "perplexity, other relations": "inter"} if len(updates) else {}
+    return {n: updates.pivot(index="fact", columns="kind", values=c).dropna() for n, c in columns.items()}
 
 
-def _erasures(erasures: pd.DataFrame) -> dict[str, Interval | str]:
+def _erasures(erasures: pd.DataFrame) -> tuple[dict[str, Interval | str], dict[str, Interval | str]]:
+    """Growth of perplexity in percent of each erased relation and of the least and most harmed others; and of each
+    erased relation, its growth above that of the other that the same erasure harms most."""
+    if not len(erasures):
+        return {}, {}
     log_p = erasures.pivot(index="fact", columns=["erased", "kind"], values="log_probability")
     relation = erasures.drop_duplicates("fact").set_index("fact").relation.map(relation_id)[log_p.index]
-    found, others = {}, []
-    for erased in ("P19", "P27", "P106", "P937"):
-        if erased not in log_p.columns.get_level_values(0):
-            found[erased] = "relation not in these facts"
+    found, above, others = {}, {}, []
+    for erased in ERASED:
+        if (erased, "knowledge") not in log_p.columns:
+            found[erased] = above[erased] = NOT_HERE
             continue
-        for name, rows in log_p.groupby(relation):
-            growth = _or_few(_relative_growth, rows["none", "none"], rows[erased, "knowledge"])
-            if name == erased:
-                found[erased] = growth
-            elif not np.isnan(growth.value):
-                others.append(growth)
-    ranked = sorted(others, key=lambda growth: growth.value) or [Interval(np.nan, np.nan, np.nan)]
-    return found | {"least harmed other relation": ranked[0], "most harmed other relation": ranked[-1]}
+        loss = log_p["none", "none"] - log_p[erased, "knowledge"]
+        growth = {name: _or_few(_percent, rows) for name, rows in loss.groupby(relation)}
+        found[erased], above[erased] = growth.pop(erased, _UNKNOWN), _UNKNOWN
+        others += growth.values()
+        if growth:
+            worst = max(growth, key=lambda name: growth[name].value)
+            above[erased] = _percent_above(loss[relation == erased], loss[relation == worst])
+    ranked = sorted(others, key=lambda growth: growth.value) or [_UNKNOWN]
+    return found | {"least harmed other relation": ranked[0], "most harmed other relation": ranked[-1]}, above
 
 
-def _or_few(statistic: Callable, before: pd.Series, after: pd.Series) -> Interval:
-    if len(before) == 0:
-        return Interval(np.nan, np.nan, np.nan)
-    return bootstrap(statistic, before, after)
+def _percent(loss, axis):
+    """Growth of perplexity, exp of the mean -log P."""
+    return 100 * np.expm1(loss.mean(axis))
 
 
-def _growth(before, after, axis):
-    """Increase of perplexity, exp of the mean -log P."""
-    return np.exp(-after.mean(axis)) - np.exp(-before.mean(axis))
+def _percent_above(own: pd.Series, other: pd.Series) -> Interval:
+    """Growth of one relation minus that of another, the facts of each resampled apart."""
+
+    def difference(one, two, axis):
+        return _percent(one, axis) - _percent(two, axis)
+
+    if min(len(own), len(other)) < 2:
+        return _UNKNOWN
+    result = stats.bootstrap(
+        (own, other), difference, vectorized=True, n_resamples=2000, method="percentile", rng=np.random.default_rng(0)
+    )
+    return Interval(float(difference(own, other, 0)), *map(float, result.confidence_interval))
 
 
-def _relative_growth(before, after, axis):
-    """Increase of perplexity in percent."""
-    return 100 * (np.exp((before - after).mean(axis)) - 1)
+def _growth(before: pd.Series, after: pd.Series) -> Interval:
+    """Increase of perplexity, edits resampled in pairs."""
+    return _or_few(lambda b, a, axis: np.exp(-a.mean(axis)) - np.exp(-b.mean(axis)), before, after)
+
+
+def _mean(sample: pd.Series) -> Interval:
+    sample = sample.dropna()
+    return mean_interval(sample) if len(sample) else _UNKNOWN
+
+
+def _or_few(statistic: Callable, *values: pd.Series) -> Interval:
+    return bootstrap(statistic, *values) if len(values[0]) else _UNKNOWN
+
+
+def _judged(table: pd.DataFrame, keys: list, signed: list[bool], ours: dict, bert: dict | None) -> pd.DataFrame:
+    for name, column, found in (("ours", "verdict", ours), ("bert", "bert_verdict", bert or {})):
+        table[name] = [found.get(key, NOT_RUN) for key in keys]
+        table[column] = [verdict(*row) for row in zip(table[name], table.paper, signed, strict=True)]
+    return table[[*table.columns.drop(["verdict", "bert_verdict"]), "verdict", "bert_verdict"]]

@@ -1,6 +1,8 @@
 """The result file of a run: one row per fact in one Parquet file, and the tables that the chapters show."""
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +66,8 @@ def read_results(path: str | Path) -> Results:
     about = (table.schema.metadata or {}).get(ABOUT)
     if about is None or not set(TABLES) <= set(table.column_names):
         raise ValueError(f"{str(path)!r} is no result file of `python -m kn_utils.runs`: pass one, or its folder")
+    if missing := {*KINDS, *TABLES, "scores"} - {*table.column_names}:
+        raise ValueError(f"result file {str(path)!r} of another version lacks {', '.join(sorted(missing))}: run again")
     return _unpack(table, json.loads(about))
 
 
@@ -81,10 +85,18 @@ def write_results(path: str | Path, about: dict, facts: pd.DataFrame, tables: di
 
 
 def write_table(table: pa.Table, path: str | Path) -> None:
-    """Write a Parquet file so that a stop leaves the old one or the new one, never half of it."""
-    path = Path(path)
-    partial = path.with_suffix(".part")
-    pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+    """Write a Parquet file, at once, with a checksum of every page."""
+    options = {"compression": "zstd", "write_page_checksum": True}
+    replace_file(Path(path), lambda partial: pq.write_table(table, partial, **options))
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a file so that a stop leaves the old one or the new one, never half of it.
+
+    Processes that share a folder, such as the chapters of a book, have each their own half-written file.
+    """
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    write(partial)
     partial.replace(path)
 
 

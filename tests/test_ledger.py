@@ -3,46 +3,68 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import shared_file
 
 import kn_utils as kn
-from kn_utils import Interval
-from kn_utils.ledger import COLUMNS, NOT_RUN, PAPER, ledger, verdict
+from kn_utils import Interval, Neuron, figures
+from kn_utils.holders import intersections
+from kn_utils.ledger import NOT_HERE, NOT_RUN, contrasts, ledger, verdict
+from kn_utils.paper_numbers import CONTRASTS, NOT_APPLICABLE, PAPER
 
-VERDICTS = {"same direction and size", "same direction", "not reproduced", "no clear effect", "too few facts"}
-NOT_IN_THE_LEDGER = {  # sections and why
-    "protocol": "settings, not results",
-    "dataset": "counted and checked by kn_utils.pararel and the loader of BingREL",
-    "published_bert_base_uncased_neurons": "chapter 15",
+NAN = math.nan
+VERDICTS = {"same direction and size", "same direction", "other size", "not reproduced", "no clear effect"}
+KINDS = {"ours": "knowledge", "baseline": "baseline", "unrelated": "unrelated"}
+KINDS |= {"knowledge_neurons": "knowledge", "random_neurons": "random"}
+QUANTITIES = {  # the ledger's quantity for a name in the shared table, to which it adds the kind of neurons
+    "mean_number": "neurons per fact",
+    "intra_relation_intersection": "in common, same relation",
+    "inter_relation_intersection": "in common, other relation",
+    "change_rate_percent": "change rate",
+    "success_rate_percent": "success rate",
+    "delta_intra_relation_ppl": "perplexity, same relation",
+    "delta_inter_relation_ppl": "perplexity, other relations",
+    "ours_T1": "activation, head and tail (T1)",
+    "ours_T2": "activation, head only (T2)",
+    "ours_T3": "activation, random (T3)",
+    "min": "least harmed other relation",
+    "max": "most harmed other relation",
 }
+NAMES = {name for names in NOT_APPLICABLE for name in names}
 
 
 def numbers(entry, path=()):
-    """Every number of a nested table, with its path and its source."""
-    if isinstance(entry, dict):
-        for name, value in entry.items():
-            if name not in ("source", "random_source"):
-                source = entry.get("random_source" if name == "random_neurons" else "source", entry.get("source"))
-                yield from ((p, v, s or source) for p, v, s in numbers(value, (*path, name)))
-    elif isinstance(entry, (int, float)):
-        yield path, entry, None
+    """Every number of the shared table that the ledger does not list as not applicable: its path and its source."""
+    if not isinstance(entry, dict):
+        return
+    for name, value in entry.items():
+        if name in NAMES or name == "about":
+            continue
+        if isinstance(value, (int, float)):
+            source = entry.get("random_source") if name == "random_neurons" else None
+            yield (*path, name), value, source or entry.get("source", "paper")
+        yield from numbers(value, (*path, name))
+
+
+def row_of(path):
+    """Where the ledger has the number at this path of the shared table: quantity and version."""
+    *_, above, name = [part for part in path if part not in ("value", "percent")]
+    version = "arXiv v1" if name.endswith("_v1") else "ACL"
+    name = name.removesuffix("_v1")
+    if name in QUANTITIES or above == "erase_relations_ppl":
+        return QUANTITIES.get(name, name), version
+    quantity, _, kind = (above, "", name) if above in QUANTITIES else name.rpartition("_")
+    return f"{QUANTITIES.get(quantity, quantity)}, {KINDS[kind]}", version
 
 
 def test_every_number_of_the_paper_is_in_the_ledger():
     reference = json.loads(shared_file("reference_numbers.json").read_text())
-    ours = {(value, mark == "unchecked") for *_, value, _, mark in PAPER}
-    settings = {"lambda1", "lambda2", "neurons_erased", "before", "after"}
-    found = 0
-    for path, value, source in numbers(
-        {k: v for k, v in reference.items() if k not in NOT_IN_THE_LEDGER and k != "about"}
-    ):
-        if path[-1] in settings:
-            continue
-        assert (value, source == "unchecked") in ours, path
-        found += 1
-    assert found == len(PAPER)
+    found = {row_of(path): (value, source == "unchecked") for path, value, source in numbers(reference)}
+    ours = {(quantity, version): (value, mark == "unchecked") for _, quantity, _, value, version, mark in PAPER}
+    assert found == ours
+    assert len(ours) == len(PAPER)
 
 
 @pytest.mark.parametrize(
@@ -50,20 +72,78 @@ def test_every_number_of_the_paper_is_in_the_ledger():
     [
         (Interval(-30, -32, -28), -29.03, "same direction and size"),  # within
         (Interval(-50, -52, -48), -29.03, "same direction and size"),  # less than twice
-        (Interval(-60, -62, -58), -29.03, "same direction"),
-        (Interval(-10, -12, -8), -29.03, "same direction"),
+        (Interval(20, 19, 21), 10, "same direction and size"),  # twice
+        (Interval(5, 4, 6), 10, "same direction and size"),  # half
+        (Interval(20.1, 20, 21), 10, "same direction"),
+        (Interval(4.9, 4, 6), 10, "same direction"),
+        (Interval(4.9, 4, 10), 10, "same direction and size"),  # at the interval's end
         (Interval(20, 18, 22), -29.03, "not reproduced"),
         (Interval(2, -1, 5), -29.03, "no clear effect"),
+        (Interval(2, -1, 5), 3, "no clear effect"),  # the paper's number lies within, but so does 0
+        (Interval(2, 0, 5), 3, "no clear effect"),
+        (Interval(-2, -5, 0), -2, "no clear effect"),
         (Interval(2, -1, 5), 0.0, "same direction and size"),
         (Interval(2, 1, 5), 0.0, "not reproduced"),
-        (Interval(2, math.nan, math.nan), 3.0, "same direction and size"),  # a single fact: no interval
-        (Interval(math.nan, math.nan, math.nan), 3.0, "too few facts"),
-        (NOT_RUN, 3.0, NOT_RUN),
-        ("relation not in these facts", 3.0, "relation not in these facts"),
+        (Interval(2, NAN, NAN), 2, "too few facts"),  # a single fact has no interval
+        (Interval(NAN, NAN, NAN), 3, "too few facts"),
+        (NOT_RUN, 3, NOT_RUN),
+        (NOT_HERE, 3, NOT_HERE),
     ],
 )
 def test_verdicts_by_hand(ours, paper, expected):
     assert verdict(ours, paper) == expected
+
+
+@pytest.mark.parametrize(
+    "ours, paper, expected",
+    [
+        (Interval(13.6, 13.4, 13.9), 4.13, "other size"),
+        (Interval(3.6, 0.8, 7.2), 0.0, "other size"),
+        (Interval(5, 4, 6), 4.13, "same direction and size"),
+        (Interval(0, 0, 0), 0.0, "same direction and size"),
+    ],
+)
+def test_an_amount_has_no_direction(ours, paper, expected):
+    assert verdict(ours, paper, signed=False) == expected
+
+
+def neurons(*indices):
+    return {Neuron(0, index) for index in indices}
+
+
+@pytest.fixture
+def by_hand():
+    """Four facts of two relations, and no experiment but the suppression of one of the kinds."""
+    facts = pd.DataFrame({"relation": ["P19", "P19", "P36", "P36"], "answer": list("abcd")})
+    facts["knowledge"] = [neurons(1, 2), neurons(1), neurons(2, 3, 4), neurons(3, 4)]
+    facts["baseline"] = [neurons(), neurons(1), neurons(1), neurons(1)]
+    conditions = {("none", "none"): [0.5, 0.3, 0.1, 0.3]}
+    for operation in ("suppress", "amplify"):
+        conditions |= {(operation, kind): [0.25, 0.15, 0.1, 0.2] for kind in ("knowledge", "baseline", "random")}
+    rows = [
+        {"fact": i, "relation": facts.relation[i], "prompts": prompts, "operation": o, "kind": k, "probability": p}
+        for prompts, factor in (("find", 1), ("heldout", 0.1))
+        for (o, k), values in conditions.items()
+        for i, p in enumerate(np.array(values) ** factor)
+    ]
+    nothing = pd.DataFrame()
+    return kn.Results({}, facts, pd.DataFrame(rows), nothing, nothing, nothing)
+
+
+def test_a_ledger_by_hand(by_hand):
+    table = ledger(by_hand).set_index(["quantity", "version"])
+    values = table.ours.map(lambda ours: ours.value if isinstance(ours, Interval) else ours)
+    assert values["neurons per fact, knowledge", "ACL"] == 2
+    assert values["in common, same relation, knowledge", "ACL"] == (1 + 1 + 2 + 2) / 4
+    assert values["in common, other relation, knowledge", "ACL"] == (1 / 2 + 0 + 1 / 2 + 0) / 4
+    # P19: (0.2 - 0.4) / 0.4; P36: (0.15 - 0.2) / 0.2. On the prompts that found the neurons only.
+    assert values["suppress, knowledge", "ACL"] == pytest.approx(100 * (-0.5 - 0.25) / 2)
+    assert (values[table.section.isin(["update", "erase", "prompts"])] == NOT_RUN).all()
+    pairs = contrasts(by_hand).set_index(["quantity", "minus"])
+    pair = pairs.loc["in common, other relation, knowledge", "in common, other relation, baseline"]
+    assert pair.ours.value == pytest.approx(1 / 4 - (0 + 1 + 1 / 2 + 1 / 2) / 4)
+    assert pair.paper == pytest.approx(0.09 - 1.92)
+    assert (pair.verdict, pair.mark) == ("no clear effect", "unchecked")
 
 
 @pytest.fixture(scope="module")
@@ -71,41 +151,83 @@ def results(tmp_path_factory):
     return kn.run_experiments(n_facts=24, out=tmp_path_factory.mktemp("run"))
 
 
-def test_every_row_is_filled_or_marked(results):
-    table = ledger(results)
-    assert list(table.columns) == [*COLUMNS, "ours", "bert", "verdict"]
-    assert len(table) == len(PAPER)
-    assert (table.bert == NOT_RUN).all()
-    for row in table.itertuples():
-        assert isinstance(row.ours, Interval) or row.ours == NOT_RUN
-        assert row.verdict in VERDICTS
-        assert row.ours != NOT_RUN, row
-    assert ledger(results, bert=results).bert.map(str).tolist() == table.ours.map(str).tolist()
+@pytest.mark.parametrize("table, rows", [(ledger, PAPER), (contrasts, CONTRASTS)])
+def test_every_row_is_filled_or_marked(results, table, rows):
+    book = table(results)
+    assert len(book) == len(rows)
+    assert book.ours.map(lambda value: isinstance(value, Interval)).all()
+    assert set(book.verdict) <= VERDICTS | {"too few facts"}
+    assert (book.bert == NOT_RUN).all() and (book.bert_verdict == NOT_RUN).all()
+    both = table(results, bert=results)
+    assert both.bert.map(str).tolist() == book.ours.map(str).tolist()
+    assert both.bert_verdict.tolist() == both.verdict.tolist() == book.verdict.tolist()
 
 
 def test_rows_are_the_runs_numbers(results):
-    table = ledger(results).set_index(["section", "quantity", "version"]).ours
-    assert table["neurons", "neurons per fact, knowledge", "ACL"].value == results.facts.knowledge.map(len).mean()
-    effects = results.effects[results.effects.prompts == "find"]
-    ratios = []
-    for _, rows in effects.groupby("relation"):
-        before = rows[rows.operation == "none"].probability.mean()
-        after = rows[(rows.operation == "amplify") & (rows.kind == "knowledge")].probability.mean()
-        ratios.append(100 * (after - before) / before)
-    assert table["effects", "amplify, knowledge", "ACL"].value == pytest.approx(sum(ratios) / len(ratios))
+    table = ledger(results).set_index(["quantity", "version"]).ours
+    for kind in ("knowledge", "baseline"):
+        shared = intersections(results.facts.assign(neurons=results.facts[kind])).set_index("cell").number
+        for cell in ("same relation", "other relation"):
+            assert table[f"in common, {cell}, {kind}", "ACL"].value == pytest.approx(shared[cell].value)
     updates = results.updates[results.updates.kind == "knowledge"]
-    assert table["update", "success rate, knowledge", "ACL"].value == pytest.approx(100 * updates.success.mean())
-    erased = results.erasures[results.erasures.relation.str.startswith("P106(")]
-    none, after = (
-        erased[(erased.erased == r) & (erased.kind == k)].log_probability.mean()
-        for r, k in (("none", "none"), ("P106", "knowledge"))
-    )
-    assert table["erase", "P106", "ACL"].value == pytest.approx(100 * (math.exp(none - after) - 1))
+    assert table["success rate, knowledge", "ACL"].value == pytest.approx(100 * updates.success.mean())
+    before = results.updates[results.updates.kind == "none"]
+    growth = math.exp(-updates.intra.mean()) - math.exp(-before.intra.mean())
+    assert table["perplexity, same relation, knowledge", "ACL"].value == pytest.approx(growth)
+    rows = results.activations[(results.activations.type == "T2") & (results.activations.kind == "knowledge")]
+    assert table["activation, head only (T2)", "ACL"].value == pytest.approx(rows.activation.mean())
+
+
+def test_erasing_is_the_runs_numbers(results):
+    growth = {}
+    for relation, rows in results.erasures.groupby(results.erasures.relation.map(kn.relation_id)):
+        mean = rows.groupby(["erased", "kind"]).log_probability.mean()
+        growth |= {
+            (relation, erased): 100 * (math.exp(mean["none", "none"] - mean[erased, "knowledge"]) - 1)
+            for erased in ("P19", "P27", "P106", "P937")
+        }
+    table = ledger(results).set_index("quantity").ours
+    others = [value for (relation, erased), value in growth.items() if relation != erased]
+    assert table["P106"].value == pytest.approx(growth["P106", "P106"])
+    assert table["least harmed other relation"].value == pytest.approx(min(others))
+    assert table["most harmed other relation"].value == pytest.approx(max(others))
+    worst = max(value for (relation, erased), value in growth.items() if relation != erased == "P106")
+    above = contrasts(results).set_index(["quantity", "minus"]).ours
+    assert above["P106", "most harmed other relation"].value == pytest.approx(growth["P106", "P106"] - worst)
+
+
+def test_contrasts_are_differences_of_rows(results):
+    values = ledger(results).set_index(["quantity", "version"]).ours
+    for row in contrasts(results).itertuples():
+        if row.section != "erase":
+            difference = values[row.quantity, "ACL"].value - values[row.minus, "ACL"].value
+            assert row.ours.value == pytest.approx(difference, abs=1e-9), row.quantity
 
 
 def test_what_was_left_out_is_marked(results):
     nothing = {name: pd.DataFrame() for name in ("effects", "updates", "erasures", "activations")}
     bare = kn.Results(results.about, results.facts, **nothing)
-    table = ledger(bare)
-    assert (table[table.section != "neurons"].ours == NOT_RUN).all()
-    assert table[table.section == "neurons"].ours.map(lambda value: isinstance(value, Interval)).all()
+    for table in (ledger(bare), contrasts(bare)):
+        left_out = table.section != "neurons"
+        assert (table[left_out].ours == NOT_RUN).all() and (table[left_out].verdict == NOT_RUN).all()
+        assert table[~left_out].ours.map(lambda value: isinstance(value, Interval)).all()
+
+
+def test_a_relation_that_is_missing_is_marked(results):
+    erasures = results.erasures[results.erasures.erased != "P106"]
+    without = kn.Results(results.about, results.facts, pd.DataFrame(), pd.DataFrame(), erasures, pd.DataFrame())
+    for table in (ledger(without), contrasts(without)):
+        row = table.set_index("quantity").loc["P106"]
+        assert (row.ours, row.verdict) == (NOT_HERE, NOT_HERE)
+
+
+def test_the_figure_has_a_dot_for_every_number(results):
+    book = ledger(results, bert=results)
+    book.at[0, "ours"] = NOT_RUN
+    ax = figures.ledger_dots(book)
+    shown = book[(book.version == "ACL") & (book.paper != 0)]
+    ours, bert = (container.lines[0] for container in ax.containers)
+    assert len(ax.get_yticks()) == len(bert.get_xdata()) == len(shown) == len(ours.get_xdata()) + 1
+    clipped = [min(max(value.value / paper, -2), 5) for value, paper in zip(shown.bert, shown.paper, strict=True)]
+    assert bert.get_xdata() == pytest.approx(clipped)
+    figures.plt.close(ax.figure)

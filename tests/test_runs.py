@@ -1,5 +1,6 @@
 """Long runs: killed and continued, damaged and repaired, never mixed; the result file and its errors."""
 
+import dataclasses
 import json
 import os
 import random
@@ -13,20 +14,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from common import one_line_error
+from common import one_line_error, tiny_config, tiny_tokenizer
+from transformers import BertForMaskedLM
 
 import kn_utils as kn
 from kn_utils import runs
+from kn_utils.lab.training import split_words
 from kn_utils.results import TABLES
 
 N_FACTS = 16
-COMMAND = [sys.executable, "-m", "kn_utils.runs", "--n-facts", str(N_FACTS), "--relations", "P36", "P19", "--out"]
+RUN = ["--n-facts", str(N_FACTS), "--relations", "P36", "P19", "--chunk", "4", "--out"]
+COMMAND = [sys.executable, "-m", "kn_utils.runs", *RUN]
 
 
 @pytest.fixture(scope="module")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "CHUNK", 4)
         patch.setattr(runs.experiments, "EDITS_PER_RELATION", 2)
         yield
 
@@ -39,7 +42,7 @@ def finished(small_shards, tmp_path_factory):
 
 
 def run(folder, **options):
-    return kn.run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **options)
+    return kn.run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **{"chunk": 4, **options})
 
 
 def read_bytes(folder):
@@ -80,8 +83,8 @@ def test_a_finished_run_is_read_not_repeated(finished, monkeypatch):
 
 def test_a_killed_run_continues_to_the_same_file(finished, small_shards, tmp_path):
     program = "; ".join([
-        "import sys", f"sys.argv[1:] = {COMMAND[3:] + [str(tmp_path)]!r}",
-        "from kn_utils import runs", "runs.CHUNK = 4", "runs.experiments.EDITS_PER_RELATION = 2",
+        "import sys", f"sys.argv[1:] = {[*RUN, str(tmp_path)]!r}",
+        "from kn_utils import runs", "runs.experiments.EDITS_PER_RELATION = 2",
         "from kn_utils.runs.__main__ import main", "main()",
     ])  # fmt: skip
     rng, n_killed = random.Random(0), 0
@@ -123,6 +126,35 @@ def test_experiments_can_be_left_out(small_shards, tmp_path):
         kn.run_experiments(n_facts=12, experiment="everything", out=tmp_path)
 
 
+def test_experiments_add_up_in_one_folder(finished, small_shards, tmp_path):
+    """One after the other, in any order, they make the file that all of them together make."""
+    for experiment in ("erase", "suppress_amplify", "prompts"):
+        results = run(tmp_path, experiment=experiment)
+    assert results.updates.empty and results.effects.equals(finished[1].effects)
+    assert results.about["experiments"] == ["find", "suppress_amplify", "erase", "prompts"]
+    run(tmp_path, experiment="update")
+    assert read_bytes(tmp_path) == read_bytes(finished[0])
+
+
+def test_another_chunk_takes_no_shard_of_other_facts(finished, small_shards, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    results = run(folder, chunk=3)
+    assert results.facts.knowledge.equals(finished[1].facts.knowledge)
+    measures = ["probability", "log_odds", "rank", "top1"]
+    both = results.effects[measures], finished[1].effects[measures]
+    pd.testing.assert_frame_equal(*both, atol=1e-5)
+    with one_line_error(ValueError, "chunk is 0"):
+        run(folder, chunk=0)
+
+
+def test_facts_that_cannot_be_asked_are_named_first(small_shards, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    facts = kn.load_facts("lab", n_facts=3)
+    kn.write_facts([*facts[:2], dataclasses.replace(facts[2], answer="Unheard-of")], tmp_path / "facts.json")
+    with one_line_error(ValueError, "'Unheard-of'"):
+        kn.run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
+
+
 def test_the_cache_is_found_again(monkeypatch, tmp_path):
     monkeypatch.setattr(runs.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     kn.run_experiments(n_facts=12, experiment="find")
@@ -141,12 +173,17 @@ def test_bad_result_files_are_named(finished, tmp_path):
     pq.write_table(pa.Table.from_pandas(pd.DataFrame({"x": [1]})), foreign)
     with one_line_error(ValueError, foreign, "no result file"):
         kn.read_results(foreign)
+    older = tmp_path / "older.parquet"
+    table = pq.read_table(finished[0] / "results.parquet")
+    pq.write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
+    with one_line_error(ValueError, older, "erasures", "run again"):
+        kn.read_results(older)
 
 
 def test_the_description_is_readable(finished):
     about = json.loads((finished[0] / "run.json").read_text())
     assert {"model", "weights", "versions", "parameters", "seed", "facts_digest", "code"} <= about.keys()
-    assert about == {name: value for name, value in finished[1].about.items() if name != "experiment"}
+    assert about == {name: value for name, value in finished[1].about.items() if name != "experiments"}
 
 
 def test_command_line_names_the_error(tmp_path):
@@ -155,3 +192,35 @@ def test_command_line_names_the_error(tmp_path):
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert found.returncode == 1 and "Traceback" not in found.stderr and "no/such-model" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "n_facts, shape",
+    [
+        pytest.param(8, {}, id="tiny"),
+        pytest.param(
+            1,
+            {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+            id="base",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_the_command_takes_any_bert_and_pararel(n_facts, shape, pararel_file, tmp_path):
+    relations = ["P19", "P36"][:n_facts]
+    facts = kn.load_facts(pararel_file, relations, n_facts)
+    texts = [text.replace("[MASK]", " ") for f in facts for text in (f.answer, *f.prompts, *f.heldout_prompts)]
+    tokenizer = tiny_tokenizer(sorted({word for text in texts for word in split_words(text)}))
+    tokenizer.save_pretrained(tmp_path / "bert")
+    BertForMaskedLM(tiny_config(tokenizer, **shape)).save_pretrained(tmp_path / "bert")
+    command = [
+        sys.executable, "-m", "kn_utils.runs", "--model", str(tmp_path / "bert"), "--facts", str(pararel_file),
+        "--relations", *relations, "--n-facts", str(n_facts), "--experiment", "all", "--out", str(tmp_path / "out"),
+    ]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-2000:]
+    results = kn.read_results(tmp_path / "out")
+    assert [(f.subject, f.answer) for f in facts] == list(zip(results.facts.subject, results.facts.answer, strict=True))
+    assert results.n_layers == shape.get("num_hidden_layers", 3)
+    assert len(results.effects) == n_facts * 2 * (1 + 2 * 4) and results.effects.log_probability.lt(0).all()
+    assert set(results.erasures.erased) == {"none", "P19"}

@@ -199,19 +199,29 @@ def ledger_dots(book: pd.DataFrame, ax: Axes | None = None, ends: tuple[float, f
     """Ours divided by the paper's number, with its interval, one row for each number of the published paper.
 
     Args:
-        book: of `ledger`; rows that were not run, or where the paper has 0, are left out.
+        book: of `ledger`; a row that was not run, or where the paper has 0, is left out. BERT, where it was run, is
+            drawn in its own colour below ours.
     """
-    rows = book[book.ours.map(lambda ours: isinstance(ours, Interval)) & (book.paper != 0) & (book.version == "ACL")]
+    runs = {"ours": "knowledge", "bert": "other"}
+    numbers = book[list(runs)].map(lambda value: isinstance(value, Interval))
+    rows = book[numbers.any(axis=1) & (book.paper != 0) & (book.version == "ACL")]
     ax = ax or plt.subplots(figsize=(7.5, 1 + 0.28 * len(rows)))[1]
-    ratios = np.array([sorted(np.array(ours) / paper) for ours, paper in zip(rows.ours, rows.paper, strict=True)])
-    low, value, high = np.clip(ratios, *ends).T
-    where = np.arange(len(rows))
-    ax.errorbar(value, where, xerr=[value - low, high - value], fmt="o", color=COLOURS["knowledge"], elinewidth=1)
+    for (run, color), shift in zip(runs.items(), (0, 0.3), strict=True):
+        there = numbers.loc[rows.index, run].to_numpy()
+        if there.any():
+            ratios = np.array(rows[run][there].tolist()) / rows.paper[there].to_numpy()[:, None]
+            value, *limits = np.clip(ratios, *ends).T
+            xerr = [value - np.min(limits, axis=0), np.max(limits, axis=0) - value]
+            where = np.flatnonzero(there) + shift
+            label = "BERT" if run == "bert" else run
+            ax.errorbar(value, where, xerr=xerr, fmt="o", color=COLOURS[color], elinewidth=1, label=label)
     for x, style in ((0, "-"), (1, "-"), (0.5, ":"), (2, ":")):
         ax.axvline(x, color="0.25" if x == 1 else "0.7", linestyle=style, linewidth=1, zorder=0)
-    ax.set_yticks(where, [f"{row.section}: {row.quantity}" for row in rows.itertuples()], fontsize="x-small")
+    ax.set_yticks(range(len(rows)), [f"{row.section}: {row.quantity}" for row in rows.itertuples()], fontsize="x-small")
     ax.invert_yaxis()
     ax.set(xlabel="Ours / the paper's", xlim=(ends[0] - 0.1, ends[1] + 0.1))
+    if len(ax.containers) > 1:
+        ax.legend(frameon=False)
     return ax
 
 

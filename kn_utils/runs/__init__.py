@@ -20,11 +20,20 @@ from ..bingrel import Bag
 from ..facts import Fact, load_facts
 from ..models import LanguageModel, load_model, weights_digest
 from ..prompt_types import activations_by_type, bags_of, typed_prompts
-from ..results import Results, neuron_lists, neurons_of, scores_of, write_results, write_table
+from ..results import (
+    Results,
+    neuron_lists,
+    neurons_of,
+    read_results,
+    replace_file,
+    scores_of,
+    write_results,
+    write_table,
+)
 
 COARSE = {"knowledge": scores_of, "baseline": scores_of, "matched": neurons_of, "scores": scores_of}
 EXPERIMENTS = ("all", "find", "suppress_amplify", "update", "erase", "prompts")
-CODE = "models forward quadrature attribution refinement editing metrics experiments prompt_types".split()
+CODE = "models forward quadrature attribution refinement editing metrics experiments prompt_types runs/__init__".split()
 CHUNK = 64  # facts in one shard
 MEASURED = 4000  # facts that are asked after each erasure, at most
 
@@ -39,27 +48,31 @@ def run_experiments(
     prompts: str | Path | None = None,
     out: str | Path | None = None,
     device: str | None = None,
+    chunk: int = CHUNK,
 ) -> Results:
     """Find the neurons of every fact, then suppress, amplify, update and erase.
 
     Args:
         model, facts: as `load_model` and `load_facts` take them; the next three as `load_facts` does.
-        experiment: one of EXPERIMENTS; all begin with finding.
+        experiment: one of EXPERIMENTS; all begin with finding. What `out` holds already stays in the result file.
         prompts: "bingrel" or a folder of its files, for the prompt types of facts that come from a ParaRel file.
         out: the folder of the run. By default one in the user's cache, which the same call finds again.
+        chunk: facts in one shard, the most that a kill can cost.
 
     Raises:
-        ValueError: an unknown experiment, or `out` holds another run.
+        ValueError: an unknown experiment, a fact that the model cannot be asked, or `out` holds another run.
     """
     if experiment not in EXPERIMENTS:
         raise ValueError(f"experiment {experiment!r} is unknown: choose one of {EXPERIMENTS}")
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}: pass at least 1 fact")
     lm = load_model(model, device)
     chosen = load_facts(facts, relations, n_facts, seed)
     bags = bags_of(chosen, str(facts), prompts)
     about = describe(lm, str(model), chosen, str(facts), seed, bags)
     folder = Path(out or Path(platformdirs.user_cache_dir("kn_utils")) / "runs" / about["fingerprint"][:16])
     claim(folder, about)
-    return Run(lm, chosen, bags, seed, folder).results(about, experiment)
+    return Run(lm, chosen, bags, seed, folder, chunk).results(about, experiment)
 
 
 def describe(lm: LanguageModel, model: str, facts: Sequence[Fact], source: str, seed: int, bags: list[Bag]) -> dict:
@@ -90,9 +103,7 @@ def claim(folder: Path, about: dict) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "run.json"
     if not mark.exists():
-        partial = mark.with_suffix(".part")
-        partial.write_text(json.dumps(about, indent=2))
-        partial.replace(mark)
+        replace_file(mark, lambda partial: partial.write_text(json.dumps(about, indent=2)))
     there = json.loads(mark.read_text())
     differs = [name for name, value in about.items() if there.get(name) != value and name != "fingerprint"]
     if differs:
@@ -102,18 +113,19 @@ def claim(folder: Path, about: dict) -> None:
 class Run:
     """The stages of one run; each writes its shards below `folder` and reads those that are there."""
 
-    def __init__(self, lm: LanguageModel, facts: list[Fact], bags: list[Bag], seed: int, folder: Path):
-        self.lm, self.facts, self.bags, self.seed, self.folder = lm, facts, bags, seed, folder
+    def __init__(self, lm: LanguageModel, facts: list[Fact], bags: list[Bag], seed: int, folder: Path, chunk: int):
+        self.lm, self.facts, self.bags, self.seed, self.folder, self.chunk = lm, facts, bags, seed, folder, chunk
 
     def results(self, about: dict, experiment: str) -> Results:
         """Run the stages that `experiment` needs, and write the result file."""
+        made = self.made()
 
         def wanted(name):
-            return experiment in ("all", name)
+            return experiment in ("all", name) or name in made
 
+        before = self.ask()  # takes little time, and names a fact that cannot be asked
         coarse = self.find()
         neurons = experiments.refine(self.facts, coarse, self.lm.n_neurons, self.seed)
-        before = self.ask()
         tables = {}
         if wanted("suppress_amplify"):
             tables["effects"] = self.suppress_amplify(neurons)
@@ -126,7 +138,15 @@ class Run:
         about_facts = pd.DataFrame([(f.subject, f.relation, f.answer) for f in self.facts])
         about_facts.columns = ["subject", "relation", "answer"]
         rows = pd.concat([about_facts, coarse[["n_prompts", "scores"]], neurons, before.known], axis=1)
-        return write_results(self.folder / "results.parquet", about | {"experiment": experiment}, rows, tables)
+        about = about | {"experiments": ["find", *filter(wanted, EXPERIMENTS[2:])]}
+        return write_results(self.folder / "results.parquet", about, rows, tables)
+
+    def made(self) -> list[str]:
+        """The experiments in the result file that is there; none if it is damaged, their shards will tell."""
+        try:
+            return read_results(self.folder).about["experiments"]
+        except (FileNotFoundError, ValueError):
+            return []
 
     def find(self) -> pd.DataFrame:
         def find(rows):
@@ -158,7 +178,7 @@ class Run:
         def update(rows):
             return experiments.update_facts(self.lm, self.facts, own, edits.iloc[rows], self.seed)
 
-        return self.shards("update", range(len(edits)), update, chunk=8)
+        return self.shards("update", range(len(edits)), update, -(-self.chunk // 8))
 
     def erase(self, neurons: pd.DataFrame) -> pd.DataFrame:
         step = -(-len(self.facts) // MEASURED)
@@ -168,7 +188,7 @@ class Run:
             asked = [measured[i] for i in rows]
             return experiments.erase_relations(self.lm, self.facts, neurons, asked, self.seed)
 
-        return self.shards("erase", range(len(measured)), erase, chunk=4 * CHUNK)
+        return self.shards("erase", range(len(measured)), erase, 4 * self.chunk)
 
     def activations(self, neurons: pd.DataFrame) -> pd.DataFrame:
         prompts = typed_prompts(self.facts, self.bags, self.lm.tokenizer.mask_token, seed=self.seed)
@@ -184,12 +204,12 @@ class Run:
 
     def shards(self, name: str, items: range, compute: Callable[[list[int]], pd.DataFrame], chunk: int = 0):
         """`compute` a table for a few items at a time, each kept as one Parquet file, and join the tables."""
-        folder, tables, chunk = self.folder / name, [], chunk or CHUNK
+        folder, tables, chunk = self.folder / name, [], chunk or self.chunk
         folder.mkdir(exist_ok=True)
         with tqdm(total=len(items), desc=name, unit="item") as progress:
             for start in range(0, len(items), chunk):
                 rows = list(items[start : start + chunk])
-                path = folder / f"{start:07d}.parquet"
+                path = folder / f"{start:07d}-{start + len(rows):07d}.parquet"
                 if not _readable(path):
                     write_table(pa.Table.from_pandas(compute(rows), preserve_index=False), path)
                 tables.append(pq.read_table(path).to_pandas())

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import EXPERIMENTS, run_experiments
+from . import CHUNK, EXPERIMENTS, run_experiments
 
 
 def main():
@@ -16,6 +16,7 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", help="'bingrel' or a folder of its files, for facts from a file")
     parser.add_argument("--device", help="a GPU where there is one, by default")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="facts in one shard: the most that a kill costs")
     parser.add_argument("--out", required=True, help="folder of the run and of its results.parquet")
     options = parser.parse_args()
     try:
