@@ -41,18 +41,26 @@ def contrasts(results: Results, bert: Results | None = None) -> pd.DataFrame:
     """The differences between numbers of the published paper that its claims rest on, beside ours.
 
     Returns:
-        One row per pair: section, quantity, minus, unit, paper (the difference), mark ("unchecked" if either number
-        is); the other columns as of `ledger`. Facts, relations or edits are resampled in pairs; an erased relation is
-        compared with the other that the same erasure harms most.
+        One row per pair: section, contrast (its name), quantity, minus, unit, paper (the difference), mark
+        ("unchecked" if either number is); the other columns as of `ledger`. Facts, relations or edits are resampled in
+        pairs; an erased relation is compared with the other that the same erasure harms most.
     """
     paper = {(s, q): (unit, value, mark) for s, q, unit, value, version, mark in PAPER if version == "ACL"}
     rows = []
     for section, first, second in CONTRASTS:
         (unit, one, mark), (_, other, mark_too) = paper[section, first], paper[section, second]
-        rows.append((section, first, second, unit, one - other, mark or mark_too))
-    table = pd.DataFrame(rows, columns=["section", "quantity", "minus", "unit", "paper", "mark"])
+        rows.append((section, contrast_name(first, second), first, second, unit, one - other, mark or mark_too))
+    table = pd.DataFrame(rows, columns=["section", "contrast", "quantity", "minus", "unit", "paper", "mark"])
     runs = (None if run is None else measure_contrasts(run) for run in (results, bert))
     return _judged(table, CONTRASTS, [True] * len(table), *runs)
+
+
+def contrast_name(first: str, second: str) -> str:
+    """What two quantities have in common, and how they differ: "suppress: knowledge − baseline"."""
+    pairs = list(zip(first.split(", "), second.split(", "), strict=True))
+    common = ", ".join(a for a, b in pairs if a == b)
+    minus = " − ".join(", ".join(parts) for parts in zip(*((a, b) for a, b in pairs if a != b), strict=True))
+    return f"{common}: {minus}" if common else minus
 
 
 def is_amount(section: str, quantity: str) -> bool:
@@ -186,6 +194,7 @@ def _percent_above(own: pd.Series, other: pd.Series) -> Interval:
     def difference(one, two, axis):
         return _percent(one, axis) - _percent(two, axis)
 
+    own, other = own.to_numpy(), other.to_numpy()
     if min(len(own), len(other)) < 2:
         return _UNKNOWN
     result = stats.bootstrap(

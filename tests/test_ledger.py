@@ -11,7 +11,7 @@ from conftest import shared_file
 import kn_utils as kn
 from kn_utils import Interval, Neuron, figures
 from kn_utils.holders import intersections
-from kn_utils.ledger import NOT_HERE, NOT_RUN, contrasts, ledger, verdict
+from kn_utils.ledger import NOT_HERE, NOT_RUN, contrast_name, contrasts, ledger, verdict
 from kn_utils.paper_numbers import CONTRASTS, NOT_APPLICABLE, PAPER
 
 NAN = math.nan
@@ -105,6 +105,12 @@ def test_verdicts_by_hand(ours, paper, expected):
 )
 def test_an_amount_has_no_direction(ours, paper, expected):
     assert verdict(ours, paper, signed=False) == expected
+
+
+def test_a_contrast_names_what_differs():
+    assert contrast_name("suppress, knowledge", "suppress, baseline") == "suppress: knowledge − baseline"
+    assert contrast_name("P19", "most harmed other relation") == "P19 − most harmed other relation"
+    assert contrast_name("a, b, c", "a, x, c") == "a, c: b − x"
 
 
 def neurons(*indices):
