@@ -5,38 +5,37 @@ T2  a sentence with the head alone, some word masked     T5  another fact of the
 T3  a sentence about something else, some word masked
 
 The paper compares T1 with T2 and T3. There an entity is masked, here any word: T4 and T5 remove that difference.
+A relation that no other shares its type of answer with has T4* instead: any other relation, its answer masked.
+
+As in the released code, the tail is masked outside the head ("Mexico City is in [MASK]"), and T3 draws on all
+sentences. Unlike there, a sentence is left out if its answer would stay readable elsewhere, if a "head only" sentence
+holds the tail, or if a sentence about something else names the fact's head or tail; long ones are not cut but left out.
 """
 
-import json
 import random
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .attribution import ffn_activations
-from .bingrel import Bag, load_prompts
+from .bingrel import Bag, lab_bags, load_prompts
 from .facts import Fact, load_facts, relation_id
 from .models import LanguageModel, Neuron
 
-TYPES = ("T1", "T2", "T3", "T4", "T5")
+TYPES = ("T1", "T2", "T3", "T4", "T4*", "T5")
 LONGEST = 300  # characters of a sentence; longer ones may not fit into the model
-LIKE = 0.25  # share of the answers that two relations have in common (Jaccard), to ask for the same type
-LAB_SENTENCES = Path(__file__).parent / "lab" / "sentences.json"
-
-
-def lab_bags(facts: Sequence[Fact]) -> list[Bag]:
-    """Free sentences about each fact of the lab's world, written for this purpose; no template is among them."""
-    frames = json.loads(LAB_SENTENCES.read_text())
-
-    def filled(part, fact):
-        return tuple(
-            frame.replace("[X]", fact.subject).replace("[Y]", fact.answer) for frame in frames[part][fact.relation]
-        )
-
-    return [Bag(filled("with tail", fact), filled("head", fact)) for fact in facts]
+ANSWER_TYPES = {  # a relation that is not listed shares its type of answer with no other
+    "city": "P19 P20 P36 P159 P190 P740 P937",
+    "country": "P27 P495 P530 P1376",
+    "language": "P37 P103 P364 P407 P1412",
+    "company": "P108 P127 P176 P178",
+}
+CANDIDATES = 20  # sentences to look at for each that is wanted
 
 
 def bags_of(facts: Sequence[Fact], source: str, prompts: str | Path | None = None) -> list[Bag]:
@@ -45,17 +44,26 @@ def bags_of(facts: Sequence[Fact], source: str, prompts: str | Path | None = Non
     Args:
         source: where the facts come from, as `load_facts` takes it.
         prompts: "bingrel" or a folder of its files, to be taken for facts of a ParaRel file.
+
+    Raises:
+        ValueError: `source` holds other facts than ParaRel; and what `load_prompts` raises.
     """
     if source == "lab":
         return lab_bags(facts)
     if prompts is None and source != "pararel":
         return prompt_bags(facts)
-    relations = sorted({relation_id(fact.relation) for fact in facts})
+    relations = {relation_id(fact.relation) for fact in facts}
+    of_relation: dict[str, list[Fact]] = {}
+    for fact in load_facts(source, relations=sorted(relations)):
+        of_relation.setdefault(relation_id(fact.relation), []).append(fact)
     found: dict[tuple, Bag] = {}
-    bags = load_prompts(prompts or "bingrel", relations)
-    for relation in relations:
-        every = load_facts(source, relations=[relation])
-        found |= {(f.subject, f.relation, f.answer): bag for f, bag in zip(every, bags[relation], strict=True)}
+    for relation, bags in load_prompts(prompts or "bingrel", sorted(relations)).items():
+        if len(bags) != len(every := of_relation[relation]):
+            raise ValueError(
+                f"{source!r} has {len(every)} facts of {relation}, the sentences belong to {len(bags)}: "
+                "pass ParaRel as released"
+            )
+        found |= {(f.subject, f.relation, f.answer): bag for f, bag in zip(every, bags, strict=True)}
     return [found[fact.subject, fact.relation, fact.answer] for fact in facts]
 
 
@@ -76,64 +84,95 @@ def typed_prompts(
         fact (its number), type, prompt. A type that no sentence allows is missing.
     """
     rng, rows = random.Random(seed), []
-    akin = akin_relations(facts)
-    of_relation: dict[str, list[int]] = {}
-    for i, fact in enumerate(facts):
-        of_relation.setdefault(fact.relation, []).append(i)
-    with_tail = [
-        [prompt for sentence in bag.head_and_tail if (prompt := mask_answer(sentence, fact, mask))]
-        for fact, bag in zip(facts, bags, strict=True)
-    ]
-    for i, fact in enumerate(facts):
+    akin, of_relation = akin_relations(facts), _with_sentences(facts, bags, mask)
+    pools = {r: [j for s in own for j in of_relation.get(s, ())] for r, own in akin.items()}
+    others = {r: [] if pools[r] else [j for s in of_relation if s != r for j in of_relation[s]] for r in akin}
+    somewhere = [i for i, bag in enumerate(bags) if bag.head or bag.head_and_tail]
 
-        def others(relations, fact=fact):
-            pool = [j for r in relations for j in of_relation[r] if with_tail[j]]
-            pool = [j for j in pool if facts[j].answer != fact.answer and facts[j].subject != fact.subject]
-            return [rng.choice(with_tail[j]) for j in rng.sample(pool, min(n, len(pool)))]
+    def answer(j):
+        return mask_answer(rng.choice(bags[j].head_and_tail), facts[j], mask)
 
-        elsewhere = [s for j in rng.sample(range(len(facts)), min(4 * n, len(facts))) for s in bags[j].head[:1]]
-        strangers = [s for s in elsewhere if fact.subject not in s and fact.answer not in s]
+    def any_word(j):
+        return mask_word(rng.choice(bags[j].head + bags[j].head_and_tail), "", mask, rng)
+
+    for i, (fact, bag) in enumerate(zip(facts, bags, strict=True)):
+
+        def elsewhere(pool, prompt_of, fact=fact):
+            """Up to n prompts of other facts, none of which names this one's head or tail."""
+            for j in rng.sample(pool, min(CANDIDATES * n, len(pool))):
+                prompt = prompt_of(j)
+                if not prompt or facts[j].answer == fact.answer:
+                    continue
+                if fact.subject not in prompt and fact.answer not in prompt:
+                    yield prompt
+
         prompts = {
-            "T1": rng.sample(with_tail[i], min(n, len(with_tail[i]))),
-            "T2": [mask_word(s, fact.subject, mask, rng) for s in bags[i].head[:n] if fact.answer not in s],
-            "T3": [mask_word(s, "", mask, rng) for s in strangers[:n]],
-            "T4": others(akin[fact.relation]),
-            "T5": others([fact.relation]),
+            "T1": (mask_answer(s, fact, mask) for s in _shuffled(bag.head_and_tail, rng)),
+            "T2": (mask_word(s, fact.subject, mask, rng) for s in _shuffled(bag.head, rng) if not _tails(s, fact)),
+            "T3": elsewhere(somewhere, any_word),
+            "T4": elsewhere(pools[fact.relation], answer),
+            "T4*": elsewhere(others[fact.relation], answer),
+            "T5": elsewhere(of_relation.get(fact.relation, []), answer),
         }
-        rows += [(i, kind, prompt) for kind, own in prompts.items() for prompt in own if prompt]
+        rows += [(i, kind, prompt) for kind, own in prompts.items() for prompt in islice(filter(None, own), n)]
     return pd.DataFrame(rows, columns=["fact", "type", "prompt"])
 
 
 def akin_relations(facts: Sequence[Fact]) -> dict[str, list[str]]:
-    """For each relation the others that ask for the same type of answer."""
-    answers: dict[str, set[str]] = {}
-    for fact in facts:
-        answers.setdefault(fact.relation, set()).add(fact.answer)
+    """For each relation of these facts the others that ask for the same type of answer."""
+    kind = {relation: name for name, members in ANSWER_TYPES.items() for relation in members.split()}
+    present = dict.fromkeys(fact.relation for fact in facts)
     return {
-        r: [s for s in answers if s != r and len(answers[r] & answers[s]) >= LIKE * len(answers[r] | answers[s])]
-        for r in answers
+        r: [s for s in present if s != r and kind.get(relation_id(s), s) == kind.get(relation_id(r))] for r in present
     }
 
 
 def mask_answer(sentence: str, fact: Fact, mask: str = "[MASK]") -> str | None:
-    """The sentence with its answer masked where it stands as a word; None if it does not, or is too long."""
-    found = re.search(rf"(?<!\w){re.escape(fact.answer)}(?!\w)", sentence)
-    if not found or mask in sentence or len(sentence) > LONGEST:
+    """The sentence with its answer masked where it stands as a word, outside the head.
+
+    None if it does not, if it stands there more than once and could still be read, or if the sentence is too long.
+    """
+    found = _tails(sentence, fact)
+    if len(found) != 1 or mask in sentence or len(sentence) > LONGEST:
         return None
-    return sentence[: found.start()] + mask + sentence[found.end() :]
+    return sentence[: found[0].start()] + mask + sentence[found[0].end() :]
 
 
 def mask_word(sentence: str, head: str, mask: str = "[MASK]", rng: random.Random | None = None) -> str | None:
     """The sentence with some word outside its head masked; None if there is none, or it is too long."""
-    start = sentence.find(head) if head else -1
-    words = [
-        word for word in re.finditer(r"[^\W\d_]+", sentence)
-        if start < 0 or word.end() <= start or word.start() >= start + len(head)
-    ]  # fmt: skip
+    words = list(re.finditer(r"[^\W\d_]+", _without(sentence, head)))
     if not words or mask in sentence or len(sentence) > LONGEST:
         return None
     word = (rng or random.Random(0)).choice(words)
     return sentence[: word.start()] + mask + sentence[word.end() :]
+
+
+def _tails(sentence: str, fact: Fact) -> list[re.Match]:
+    """Where the answer stands as a word, outside the head."""
+    return list(_word(fact.answer).finditer(_without(sentence, fact.subject)))
+
+
+def _without(sentence: str, head: str) -> str:
+    """The head blanked out wherever it stands as a word; every letter keeps its place."""
+    return _word(head).sub(lambda found: "@" * len(found[0]), sentence) if head and head in sentence else sentence
+
+
+@lru_cache(2**17)
+def _word(text: str) -> re.Pattern:
+    return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
+
+
+def _with_sentences(facts, bags, mask) -> dict[str, list[int]]:
+    """Of each relation, the facts that have a sentence whose answer can be masked."""
+    found: dict[str, list[int]] = {}
+    for i, (fact, bag) in enumerate(zip(facts, bags, strict=True)):
+        if any(mask_answer(sentence, fact, mask) for sentence in bag.head_and_tail):
+            found.setdefault(fact.relation, []).append(i)
+    return found
+
+
+def _shuffled(sentences: Sequence[str], rng: random.Random) -> list[str]:
+    return rng.sample(sentences, len(sentences))
 
 
 def prompt_activations(lm: LanguageModel, prompts: pd.DataFrame, sets: Sequence[set[Neuron]]) -> pd.Series:
@@ -143,24 +182,27 @@ def prompt_activations(lm: LanguageModel, prompts: pd.DataFrame, sets: Sequence[
         prompts: of `typed_prompts`.
         sets: each fact's neurons.
     """
-    values = np.full(len(prompts), np.nan)
-    for start in range(0, len(prompts), 1024):
-        part = prompts.iloc[start : start + 1024]
-        activations = ffn_activations(lm, part.prompt.tolist())  # (prompts, layers, neurons)
-        for row, fact in enumerate(part.fact):
-            if sets[fact]:
-                layer, index = zip(*sorted(sets[fact]), strict=True)
-                values[start + row] = activations[row, list(layer), list(index)].mean().item()
-    return pd.Series(values, index=prompts.index)
+    return _activations(lm, prompts, {"": sets})[""]
 
 
 def activations_by_type(
     lm: LanguageModel, prompts: pd.DataFrame, kinds: dict[str, Sequence[set[Neuron]]]
 ) -> pd.DataFrame:
     """One row per fact, type and kind of neurons: activation, the mean over the fact's prompts of that type."""
-    tables = []
-    for kind, sets in kinds.items():
-        activation = prompt_activations(lm, prompts, sets)
-        means = activation.groupby([prompts.fact, prompts.type]).mean().rename("activation").reset_index()
-        tables.append(means.assign(kind=kind))
-    return pd.concat(tables, ignore_index=True).dropna(ignore_index=True)
+    found = pd.concat([prompts[["fact", "type"]], _activations(lm, prompts, kinds)], axis=1)
+    means = found.groupby(["fact", "type"]).mean().reset_index()
+    return means.melt(["fact", "type"], var_name="kind", value_name="activation").dropna(ignore_index=True)
+
+
+def _activations(lm, prompts: pd.DataFrame, kinds: dict[str, Sequence[set[Neuron]]]) -> pd.DataFrame:
+    """One row per prompt, one column per kind of neurons."""
+    values = np.full((len(prompts), len(kinds)), np.nan)
+    for start in range(0, len(prompts), 1024):
+        part = prompts.iloc[start : start + 1024]
+        activations = ffn_activations(lm, part.prompt.tolist())  # (prompts, layers, neurons)
+        for row, fact in enumerate(part.fact):
+            for column, sets in enumerate(kinds.values()):
+                if sets[fact]:
+                    layer, index = zip(*sorted(sets[fact]), strict=True)
+                    values[start + row, column] = activations[row, list(layer), list(index)].mean().item()
+    return pd.DataFrame(values, prompts.index, list(kinds))

@@ -1,22 +1,18 @@
 """Prompts of five types: what is masked in which sentence, and the neurons' activation there."""
 
-import gzip
-import json
 import random
+import re
 
 import pytest
-from common import hooked, one_line_error, plain_probability, tiny_model
-from conftest import shared_file
+from common import hooked, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils import bingrel
-from kn_utils.bingrel import Bag, checksum, load_prompts
+from kn_utils.bingrel import Bag, lab_bags
 from kn_utils.prompt_types import (
     TYPES,
     activations_by_type,
     akin_relations,
     bags_of,
-    lab_bags,
     mask_answer,
     mask_word,
     prompt_activations,
@@ -34,10 +30,22 @@ IRELAND = kn.Fact("Ireland", "P36(capital)", "Dublin", ("The capital of Ireland 
         ("In Ireland, Dubliners love Dublin.", "In Ireland, Dubliners love [MASK]."),
         ("Ireland has Dubliners.", None),
         ("Dublin " + "x" * 400, None),
+        ("Dublin in Ireland: Dublin.", None),  # could still be read
+        ("Dublin, [MASK].", None),
     ],
 )
 def test_the_answer_is_masked_where_it_stands_alone(sentence, expected):
     assert mask_answer(sentence, IRELAND) == expected
+
+
+def test_the_answer_is_masked_outside_the_head():
+    raion = kn.Fact("Brody Raion", "P36(capital)", "Brody", ())
+    assert mask_answer("Brody Raion is seated in Brody.", raion) == "Brody Raion is seated in [MASK]."
+    assert mask_answer("Brody Raion is a district.", raion) is None
+    albania = kn.Fact("Albania", "P37(official language)", "Albanian", ())
+    assert mask_answer("In Albania they speak Albanian.", albania) == "In Albania they speak [MASK]."
+    bethlehem = kn.Fact("St. (Mary)", "P19(place of birth)", "Bethlehem", ())  # read as text, not as a pattern
+    assert mask_answer("St. (Mary), Bethlehem", bethlehem) == "St. (Mary), [MASK]"
 
 
 def test_a_word_outside_the_head_is_masked():
@@ -45,40 +53,78 @@ def test_a_word_outside_the_head_is_masked():
     assert seen == {"[MASK] old Ireland it rains.", "In [MASK] Ireland it rains.", "In old Ireland [MASK] rains.",
                     "In old Ireland it [MASK]."}  # fmt: skip
     assert mask_word("Ireland", "Ireland") is None
+    again = {mask_word("New York: New York rains.", "New York", rng=random.Random(i)) for i in range(20)}
+    assert again == {"New York: New York [MASK]."}
+
+
+def check_types(facts, bags, prompts):
+    """Every prompt is what its type says, judged from the sentences that it can come from."""
+    akin, sentence_of = akin_relations(facts), {}
+    for fact, bag in zip(facts, bags, strict=True):
+        for sentence in bag.head_and_tail:
+            sentence_of.setdefault(mask_answer(sentence, fact), []).append(fact)
+    everything = {s for bag in bags for s in (*bag.head_and_tail, *bag.head)}
+    assert (prompts.prompt.str.count(r"\[MASK\]") == 1).all()
+    for i, kind, prompt in prompts.itertuples(index=False):
+        fact = facts[i]
+        if kind == "T1":
+            assert fact.subject in prompt
+            assert prompt.replace("[MASK]", fact.answer) in bags[i].head_and_tail
+            continue
+        before, after = prompt.split("[MASK]")
+        if kind == "T2":
+            assert fact.subject in prompt
+            own = [s for s in bags[i].head if s.startswith(before) and s.endswith(after)]
+            assert own and not re.search(rf"\b{fact.answer}\b", prompt.replace(fact.subject, ""))
+            continue
+        assert fact.subject not in prompt and fact.answer not in prompt
+        if kind == "T3":
+            assert any(s.startswith(before) and s.endswith(after) for s in everything)
+            continue
+        others = [f for f in sentence_of[prompt] if f.subject != fact.subject and f.answer != fact.answer]
+        if kind == "T5":
+            assert any(f.relation == fact.relation for f in others)
+        elif kind == "T4":
+            assert any(f.relation in akin[fact.relation] for f in others)
+        else:
+            assert kind == "T4*" and not akin[fact.relation] and any(f.relation != fact.relation for f in others)
 
 
 def test_every_type_is_what_it_says(lab_facts):
     facts = lab_facts[::6]
     bags = lab_bags(facts)
-    prompts, akin = typed_prompts(facts, bags, seed=1), akin_relations(facts)
-    assert (prompts.prompt.str.count(r"\[MASK\]") == 1).all()
-    about = {mask_answer(s, f): f for f, bag in zip(facts, bags, strict=True) for s in bag.head_and_tail}
-    for i, kind, prompt in prompts.itertuples(index=False):
-        fact = facts[i]
-        if kind == "T1":
-            assert prompt.replace("[MASK]", fact.answer) in bags[i].head_and_tail
-        elif kind == "T2":
-            assert fact.subject in prompt and fact.answer not in prompt
-        elif kind == "T3":
-            assert fact.subject not in prompt and fact.answer not in prompt
-        else:
-            other = about[prompt]
-            assert other.subject != fact.subject and other.answer != fact.answer
-            assert (other.relation == fact.relation) if kind == "T5" else (other.relation in akin[fact.relation])
+    prompts = typed_prompts(facts, bags, seed=1)
+    check_types(facts, bags, prompts)
     assert set(prompts.type) == set(TYPES)
+    per_fact = prompts.groupby("fact").type.apply(set)
+    assert (per_fact.map(len) == len(TYPES) - 1).mean() > 0.98  # T4 or T4*, and all the others
+    assert prompts.groupby(["fact", "type"]).size().max() == 5
     assert prompts.equals(typed_prompts(facts, bags, seed=1))
+    assert not prompts.equals(typed_prompts(facts, bags, seed=2))
+
+
+def test_a_lonely_fact_has_what_can_be_had():
+    bags = [Bag(("Dublin is in Ireland.", "Dublin, Dublin, Ireland."), ("Ireland rains.", "Dublin, Ireland."))]
+    prompts = typed_prompts([IRELAND], bags)
+    assert set(map(tuple, prompts[["type", "prompt"]].to_numpy())) == {
+        ("T1", "[MASK] is in Ireland."), ("T2", "Ireland [MASK]."),
+    }  # fmt: skip
+    assert len(typed_prompts([IRELAND], [Bag((), ())])) == 0
 
 
 def test_lab_sentences_are_free_and_readable(lab, lab_facts):
     templates = {prompt for fact in lab_facts for prompt in (*fact.prompts, *fact.heldout_prompts)}
-    one_each = list({fact.relation: fact for fact in lab_facts}.values())
-    assert len(one_each) == 12
-    for fact, bag in zip(one_each, lab_bags(one_each), strict=True):
+    assert len({fact.relation for fact in lab_facts}) == 12
+    sentences = set()
+    for fact, bag in zip(lab_facts, lab_bags(lab_facts), strict=True):
         assert len(bag.head_and_tail) >= 3 and len(bag.head) >= 3
-        for sentence in (*bag.head_and_tail, *bag.head):
-            assert lab.tokenizer.unk_token not in lab.tokenizer.tokenize(sentence), sentence
-            assert "[" not in sentence
+        assert all(fact.subject in s and fact.answer in s for s in bag.head_and_tail)
         assert not {mask_answer(sentence, fact) for sentence in bag.head_and_tail} & templates
+        sentences |= {*bag.head_and_tail, *bag.head}
+    assert not [sentence for sentence in sentences if "[" in sentence]
+    tokens = lab.tokenizer(sorted(sentences))["input_ids"]
+    assert lab.tokenizer.unk_token_id not in {token for row in tokens for token in row}
+    assert max(map(len, tokens)) <= lab.model.config.max_position_embeddings
 
 
 def test_facts_without_sentences_use_their_own_prompts():
@@ -86,9 +132,12 @@ def test_facts_without_sentences_use_their_own_prompts():
     assert bags_of([IRELAND], "facts.json") == prompt_bags([IRELAND])
 
 
-def test_akin_relations_share_answers():
-    facts = [kn.Fact("x", r, a, ()) for r, own in {"A": "abcd", "B": "bcde", "C": "dxyz"}.items() for a in own]
-    assert akin_relations(facts) == {"A": ["B"], "B": ["A"], "C": []}
+def test_akin_relations_ask_for_one_type_of_answer():
+    relations = ["P36(capital)", "P19(place of birth)", "P106(occupation)", "P101", "P37(official language)"]
+    assert akin_relations([kn.Fact("x", relation, "y", ()) for relation in relations]) == {
+        "P36(capital)": ["P19(place of birth)"], "P19(place of birth)": ["P36(capital)"],
+        "P106(occupation)": [], "P101": [], "P37(official language)": [],
+    }  # fmt: skip
 
 
 def test_activations_are_those_at_the_mask():
@@ -110,82 +159,16 @@ def test_activations_are_those_at_the_mask():
     assert set(table.fact) == {0}
 
 
-def test_the_authors_sentences():
-    folder = shared_file("bingrel")
-    bags = load_prompts(folder)
-    assert {name: len(own) for name, own in bags.items()} == {"P101": 696, "P19": 944, "P36": 703}
-    facts = kn.load_facts(shared_file("pararel", "data_all_allbags.json.gz"), relations=["P36", "P19", "P101"])
-    by_relation = {name: [f for f in facts if f.relation.startswith(name + "(")] for name in bags}
-    for name, own in bags.items():
-        masked = [
-            any(mask_answer(s, f) for s in bag.head_and_tail) for f, bag in zip(by_relation[name], own, strict=True)
-        ]
-        assert sum(masked) > 0.8 * sum(bool(bag.head_and_tail) for bag in own)  # bag i is of fact i
-    assert {name: checksum({name: own}) for name, own in bags.items()} == bingrel.SHA256
-    sample = by_relation["P36"][:40]
-    prompts = typed_prompts(sample, bags["P36"][:40])
-    assert {"T1", "T2", "T3", "T5"} <= set(prompts.type)
-
-
-def write(folder, relation, content):
-    path = folder / f"final_distant_allbags_{relation}_new.json"
-    path.write_bytes(content)
-    return path
-
-
-def test_damaged_sentences_are_named(tmp_path):
-    with one_line_error(FileNotFoundError, tmp_path, "no BingREL files"):
-        load_prompts(tmp_path)
-    path = write(tmp_path, "P36", b'[{"th_bags": ["a"], "h_bags"')
-    with one_line_error(ValueError, path, "truncated or not JSON"):
-        load_prompts(tmp_path)
-    write(tmp_path, "P36", b'[{"th_bags": "a", "h_bags": []}]')
-    with one_line_error(ValueError, path, "th_bags"):
-        load_prompts(tmp_path)
-    with one_line_error(FileNotFoundError, "P19", "P36"):
-        load_prompts(tmp_path, ["P19"])
-    cut = tmp_path / "final_distant_allbags_P36_new.json.gz"
-    cut.write_bytes(gzip.compress(b"[]")[:-9])
-    path.unlink()
-    with one_line_error(ValueError, cut, "truncated"):
-        load_prompts(tmp_path)
-
-
-def test_download_is_cached_and_counted(tmp_path, monkeypatch):
-    release = {"P36": [{"th_bags": ["Dublin is in Ireland."], "h_bags": ["Ireland is old.", "Ireland."]}]}
-    fetched = []
-
-    class Response:
-        def __init__(self, body):
-            self.read = lambda: body
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-    def urlopen(url, timeout):
-        fetched.append(url)
-        relation = url.rpartition("_new")[0].rpartition("_")[2]
-        if relation not in release:
-            raise OSError("no network")
-        return Response(json.dumps(release[relation]).encode())
-
-    monkeypatch.setattr(bingrel.urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(bingrel.platformdirs, "user_cache_dir", lambda name: str(tmp_path))
-    with one_line_error(ValueError, "P36", "checksum"):
-        load_prompts(relations=["P36"])
-    monkeypatch.setattr(bingrel, "SHA256", {})
-    expected = {"P36": [Bag(("Dublin is in Ireland.",), ("Ireland is old.", "Ireland."))]}
-    assert load_prompts(relations=["P36(capital)"]) == expected == load_prompts(relations=["P36"])
-    assert len(fetched) == 1 and "c51b44a79bc935961c27fabf2c6f8e523a669cbb/data/BingDistantTREx/final" in fetched[0]
-    with one_line_error(ConnectionError, "P19", "no network"):
-        load_prompts(relations=["P19"])
-    with one_line_error(ValueError, "'P1'", "P36"):
-        load_prompts(relations=["P1"])
-    monkeypatch.setattr(bingrel, "LABELS", {"P36": "capital"})
-    with one_line_error(ValueError, "(1, 2)", "210217"):
-        load_prompts()
-    monkeypatch.setattr(bingrel, "COUNTS", (1, 2))
-    assert load_prompts() == expected
+def test_kinds_of_neurons_stand_side_by_side(lab, lab_facts):
+    facts = lab_facts[::200]
+    prompts = typed_prompts(facts, lab_bags(facts))
+    kinds = {
+        "knowledge": [{kn.Neuron(3, i), kn.Neuron(1, i)} for i in range(len(facts))],
+        "random": [{kn.Neuron(2, i + 5)} for i in range(len(facts))],
+    }
+    table = activations_by_type(lab, prompts, kinds)
+    for kind, sets in kinds.items():
+        alone = prompt_activations(lab, prompts, sets).groupby([prompts.fact, prompts.type]).mean()
+        found = table[table.kind == kind].set_index(["fact", "type"]).activation
+        assert (found - alone).abs().max() == 0 and len(found) == len(alone)
+    assert table.equals(activations_by_type(lab, prompts, kinds))
