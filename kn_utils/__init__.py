@@ -7,6 +7,7 @@ from .attribution import ffn_activations, knowledge_attribution, knowledge_attri
 from .bingrel import load_prompts
 from .editing import amplify, erase_relation, suppress, update_fact
 from .facts import Fact, load_facts, relation_id, write_facts
+from .forward import edit_activations
 from .metrics import (
     Interval,
     answer_distribution,
@@ -18,7 +19,7 @@ from .metrics import (
     relative_change,
     top_answers,
 )
-from .models import LanguageModel, Neuron, edit_activations, load_model
+from .models import LanguageModel, Neuron, load_model
 from .naming import (
     ask_relatives,
     comparable_facts,
@@ -29,6 +30,7 @@ from .naming import (
     variance_shares,
 )
 from .planting import plant_fact
+from .prompts import askable
 from .quadrature import riemann_points
 from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
 from .results import Results, read_results
@@ -45,6 +47,7 @@ __all__ = [
     "answer_probability",
     "ask",
     "ask_edited",
+    "askable",
     "ask_relatives",
     "choose_share",
     "coarse_neurons",

@@ -9,15 +9,16 @@ from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
 from .facts import Fact
-from .forward import Pass, remember, resume
-from .models import ROWS, LanguageModel, answer_id, batches, log_odds
+from .forward import Pass, log_odds, remember, resume
+from .models import LanguageModel
+from .prompts import ROWS, Asked, ask_for, batches, open_questions
 from .quadrature import gauss_rule, integrals_between, riemann_points
 
 PATHS = ("layer", "neuron")
 MEASURES = ("probability", "log_probability")
 BASELINES = ("zero", "mean")
 
-N_NODES = 6  # evaluations that stand for the points of a Riemann sum, where the residual allows it
+N_NODES = (5, 8)  # evaluations that stand for the points of a Riemann sum: the fewest that the residual allows
 TOLERANCE = 3e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
 FACTS = 32  # whose prompts are batched together
 
@@ -27,7 +28,6 @@ class Path(NamedTuple):
 
     baseline: Tensor  # (layers, neurons)
     measure: str
-    targets: Tensor  # (prompts,) the answers' tokens
 
 
 def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
@@ -37,7 +37,7 @@ def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
         (prompts, layers, neurons), after the GELU.
     """
     activations = _empty(lm, len(prompts), lm.n_layers, lm.n_neurons)
-    for rows, inputs, position in batches(lm, prompts):
+    for rows, inputs, position in batches(lm, open_questions(lm, prompts)):
         activations[rows] = remember(lm, inputs, position).activations
     return activations
 
@@ -52,6 +52,7 @@ def knowledge_attribution(
     baseline: str | Tensor = "zero",
     measure: str = "probability",
     exact_steps: bool = False,
+    per_token: bool = False,
 ) -> Tensor:
     """Integrated gradients of P(answer) over each layer's FFN neurons at the mask, from a baseline to activation w.
 
@@ -59,42 +60,45 @@ def knowledge_attribution(
     P(w) - P(layer at its baseline). `path="neuron"` moves one neuron alone, as the formula is written. Its integral
     is exactly P(w) - P(w_i at its baseline), so it is computed as that ablation: `n_steps` and `rule` play no part.
 
+    An answer of several tokens is a sum over its tokens, each of them asked for at its own position, where the
+    neurons are: log P(answer) is the sum of its tokens' log P.
+
     Args:
-        answer: one token, the same for every prompt, or one answer per prompt.
+        answer: the same for every prompt, or one answer per prompt.
         n_steps: m, the points of the Riemann sum.
         rule: "left" takes k = 0..m-1 (released code), "right" k = 1..m (the paper's sum), "midpoint" k + 1/2;
             "gauss-legendre" is close to the true integral with few points.
         baseline: "zero" (the paper), "mean" (each neuron's mean over these prompts), or a tensor (layers, neurons).
-        measure: "probability" or "log_probability" (natural).
+        measure: "probability" or "log_probability" (natural); only the latter for answers of several tokens.
         exact_steps: evaluate every point of a sum. By default a Gauss rule with fewer nodes stands for it wherever
             that is right to 1e-5 of the highest score.
+        per_token: do not sum over an answer's tokens. Each has a row of its own, prompt by prompt.
 
     Returns:
         (prompts, layers, neurons), in units of the measure.
 
     Raises:
-        ValueError: an unknown rule, path, baseline or measure, n_steps below 1, a prompt without exactly one mask, an
-            answer that is not one token.
+        ValueError: an unknown rule, path, baseline or measure, n_steps below 1, a prompt that does not suit the model,
+            an answer outside the vocabulary, or of several tokens if the measure is "probability".
     """
     for name, value, known in (("path", path, PATHS), ("measure", measure, MEASURES)):
         if value not in known:
             raise ValueError(f"{name} {value!r} is unknown: choose one of {known}")
-    answers = [answer] * len(prompts) if isinstance(answer, str) else answer
-    targets = torch.tensor([answer_id(lm, a) for a in answers], device=lm.device)
-    way = Path(_baseline(lm, prompts, baseline), measure, targets)
+    asked = ask_for(lm, prompts, answer)
+    if measure == "probability" and len(asked.questions) > len(prompts):
+        long = answer if isinstance(answer, str) else answer[asked.prompt[1:][asked.prompt.diff() == 0][0]]
+        raise ValueError(f"answer {long!r} takes several tokens: pass measure='log_probability', which sums over them")
+    way = Path(_baseline(lm, prompts, baseline), measure)
     points = riemann_points(rule, n_steps)
     if path == "neuron":
-        return _ablation_effects(lm, prompts, way)
-    layers = range(lm.n_layers)
-    if exact_steps or rule == "gauss-legendre" or n_steps <= N_NODES:
-        return _integrated_gradients(lm, prompts, way, layers, *points)[0]
-    scores, residual = _integrated_gradients(lm, prompts, way, layers, *gauss_rule(*points, N_NODES))
-    rough = residual > TOLERANCE * scores.flatten(1).abs().amax(1)[:, None]  # (prompts, layers)
-    for layer in layers:
-        if rows := rough[:, layer].nonzero()[:, 0].tolist():
-            some = way._replace(targets=targets[rows])
-            scores[rows, layer] = _integrated_gradients(lm, [prompts[i] for i in rows], some, [layer], *points)[0][:, 0]
-    return scores
+        scores = _ablation_effects(lm, asked, way)
+    elif exact_steps or rule == "gauss-legendre":
+        scores, _ = _integrated_gradients(lm, asked, way, range(lm.n_layers), *points)
+    else:
+        scores = _fewest_points(lm, asked, way, *points)
+    if per_token or len(scores) == len(prompts):
+        return scores
+    return torch.zeros_like(scores[: len(prompts)]).index_add_(0, asked.prompt, scores)
 
 
 def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) -> list[Tensor]:
@@ -110,26 +114,41 @@ def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) 
     return scores
 
 
-def _integrated_gradients(lm, prompts, way: Path, layers, alphas: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def _fewest_points(lm, asked: Asked, way: Path, points: Tensor, weights: Tensor) -> Tensor:
+    """The sum over all points, by Gauss rules of more and more nodes where the residual asks for them."""
+    rules = [gauss_rule(points, weights, n_nodes) for n_nodes in N_NODES if n_nodes < len(points)] + [(points, weights)]
+    scores, residual = _integrated_gradients(lm, asked, way, range(lm.n_layers), *rules[0])
+    for rule in rules[1:]:
+        rough = residual > TOLERANCE * scores.flatten(1).abs().amax(1)[:, None]  # (n, layers)
+        for layer in range(lm.n_layers):
+            if rows := rough[:, layer].nonzero()[:, 0].tolist():
+                some = Asked([asked.questions[i] for i in rows], asked.targets[rows], asked.prompt[rows])
+                finer = _integrated_gradients(lm, some, way, [layer], *rule)
+                scores[rows, layer], residual[rows, layer] = (table[:, 0] for table in finer)
+    return scores
+
+
+def _integrated_gradients(lm, asked: Asked, way: Path, layers, alphas: Tensor, weights: Tensor):
     """(w - baseline) times the weighted sum over alpha of the gradient at baseline + alpha (w - baseline).
 
     Returns:
-        The scores (prompts, some layers, neurons) and the completeness residual (prompts, some layers): how far the
-        gradients at the nodes are from explaining how the measure changes from node to node.
+        The scores (n, some layers, neurons) and the completeness residual (n, some layers): how far the gradients at
+        the nodes are from explaining how the measure changes from node to node.
     """
-    scores = _empty(lm, len(prompts), len(layers), lm.n_neurons)
-    residual = _empty(lm, len(prompts), len(layers))
+    n_asked = len(asked.questions)
+    scores, residual = _empty(lm, n_asked, len(layers), lm.n_neurons), _empty(lm, n_asked, len(layers))
     integrals = integrals_between(torch.cat([alphas, alphas.new_ones(1)])).to(residual)  # (nodes, nodes)
     alphas, weights = (t.to(residual)[:, None, None] for t in (alphas, weights))  # (nodes, 1, 1)
-    for rows, past, target in _passes(lm, prompts, way.targets, len(alphas)):
+    for rows, past, target in _passes(lm, asked, len(alphas)):
         at_w = _measured(log_odds(past.logits, target), way.measure)  # (prompts,)
         for column, layer in enumerate(layers):
             from_baseline = past.activations[:, layer] - way.baseline[layer]  # (prompts, neurons)
-            slots = lm.down_projections[layer].weight  # (hidden, neurons)
+            slots = lm.value_slots(layer)  # (hidden, neurons)
             change = from_baseline @ slots.T  # of what the FFN writes, (prompts, hidden)
             z = (past.written[:, layer] - (1 - alphas) * change).requires_grad_()  # (nodes, prompts, hidden)
             odds = _answer_log_odds(lm, past, layer, z, target)  # (nodes, prompts)
-            (gradient,) = torch.autograd.grad(odds.sum(), z)
+            with lm.arithmetic():
+                (gradient,) = torch.autograd.grad(odds.sum(), z)
             odds = odds.detach()
             gradient *= _slope(odds, way.measure)[:, :, None]
             scores[rows, column] = from_baseline * ((weights * gradient).sum(0) @ slots)
@@ -140,14 +159,14 @@ def _integrated_gradients(lm, prompts, way: Path, layers, alphas: Tensor, weight
 
 
 @torch.no_grad()
-def _ablation_effects(lm, prompts, way: Path) -> Tensor:
-    """The measure at w minus the measure with neuron i alone at its baseline.  # (prompts, layers, neurons)"""
-    effects = _empty(lm, len(prompts), lm.n_layers, lm.n_neurons)
-    for rows, past, target in _passes(lm, prompts, way.targets, ROWS):
+def _ablation_effects(lm, asked: Asked, way: Path) -> Tensor:
+    """The measure at w minus the measure with neuron i alone at its baseline.  # (n, layers, neurons)"""
+    effects = _empty(lm, len(asked.questions), lm.n_layers, lm.n_neurons)
+    for rows, past, target in _passes(lm, asked, ROWS):
         at_w = _measured(log_odds(past.logits, target), way.measure)
         for layer in range(lm.n_layers):
             from_baseline = past.activations[:, layer] - way.baseline[layer]  # (prompts, neurons)
-            slots = lm.down_projections[layer].weight.T  # (neurons, hidden)
+            slots = lm.value_slots(layer).T  # (neurons, hidden)
             for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ROWS):
                 z = past.written[:, layer] - from_baseline.T[neurons, :, None] * slots[neurons, None]
                 odds = _answer_log_odds(lm, past, layer, z, target)  # (some neurons, prompts)
@@ -155,10 +174,10 @@ def _ablation_effects(lm, prompts, way: Path) -> Tensor:
     return effects
 
 
-def _passes(lm, prompts, targets, n_copies) -> Iterator[tuple[Tensor, Pass, Tensor]]:
-    """(rows, remembered pass, targets) of as many prompts at a time as fit when each is copied `n_copies` times."""
-    for rows, inputs, position in batches(lm, prompts, n_copies):
-        yield rows, remember(lm, inputs, position), targets[rows]
+def _passes(lm, asked: Asked, n_copies: int) -> Iterator[tuple[Tensor, Pass, Tensor]]:
+    """(rows, remembered pass, targets) of as many questions at a time as fit when each is copied `n_copies` times."""
+    for rows, inputs, position in batches(lm, asked.questions, n_copies):
+        yield rows, remember(lm, inputs, position), asked.targets[rows]
 
 
 def _empty(lm, *shape) -> Tensor:

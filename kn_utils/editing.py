@@ -6,7 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from .models import LanguageModel, Neuron, edit_activations
+from .forward import edit_activations
+from .models import LanguageModel, Neuron
 
 
 @contextmanager
@@ -51,9 +52,10 @@ def update_fact(
             slots (ALBERT, ELECTRA), for which the update is not defined.
     """
     e_old, e_new = lm.embedding(old), lm.embedding(new)  # (hidden,)
-    hidden = lm.down_projections[0].out_features
-    if len(e_old) != hidden:
-        raise ValueError(f"word embeddings have {len(e_old)} entries, value slots {hidden}: this model has no update")
+    if len(e_old) != lm.hidden_size:
+        raise ValueError(
+            f"word embeddings have {len(e_old)} entries, value slots {lm.hidden_size}: this model has no update"
+        )
 
     def updated(slot: Tensor) -> Tensor:
         scale_old, scale_new = (slot.norm() / e.norm() if rescale else 1.0 for e in (e_old, e_new))

@@ -17,8 +17,9 @@ import torch
 from .attribution import ffn_activations, knowledge_attributions
 from .editing import erase_relation, update_fact
 from .facts import Fact, relation_id
+from .forward import edit_activations
 from .metrics import ask, ask_prompts
-from .models import LanguageModel, Neuron, edit_activations
+from .models import LanguageModel, Neuron
 from .refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
 
 THRESHOLDS = {"knowledge": 0.2, "baseline": 0.5}  # t of the released code

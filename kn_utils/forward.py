@@ -1,52 +1,135 @@
-"""A forward pass, remembered, so that it can be taken up again after any FFN with something else written there.
+"""Forward passes: asked at one position, edited on the way, and taken up again after any FFN.
 
-What the FFN of a layer writes at the mask is linear in its neurons: `z = b + w W2`. Scaling w, or losing one neuron,
-only changes z. So many copies of a prompt that differ in z share everything below: the layers before are not run
-again, nor this layer's attention, and the down projection itself is needed once instead of once per copy.
+What the FFN of a layer writes at the position is linear in its neurons: `z = b + w W2`. Scaling w, or losing one
+neuron, only changes z. So many copies of a prompt that differ in z share everything below: the layers before are not
+run again, nor this layer's attention, and the down projection itself is needed once instead of once per copy.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .models import LanguageModel, mask_logits
+from .models import LanguageModel
+
+Edit = Callable[[int, Tensor], Tensor]
+
+_asked_position: ContextVar[Tensor | None] = ContextVar("asked_position", default=None)
+
+
+@contextmanager
+def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
+    """Within the block, each layer's FFN activations at the mask become `edit(layer, activations)`.
+
+    They have shape (prompts, neurons). Reading is editing by the identity. A causal model has no mask: there it is
+    the last token. Every forward pass of `lm.model` is affected, and nothing remains afterwards.
+
+    >>> with edit_activations(lm, lambda layer, w: 0 * w):   # switch off every neuron at the mask
+    ...     answer_probability(lm, ["The capital of Ireland is [MASK]."], "Dublin")
+    """
+    position = None  # (prompts,) of the forward pass that is running
+
+    def find_position(module, args, kwargs):
+        nonlocal position
+        position = _asked_position.get()
+        if position is None:
+            position = _answer_position(lm, kwargs if "input_ids" in kwargs else {"input_ids": args[0], **kwargs})
+
+    def edit_at_position(module, args):
+        activations = args[0]
+        own = position[: len(activations)]  # a layer that is taken up again has the first of the copies' prompts
+        at_position = _at(activations, own)
+        edited = edit(running(), at_position)
+        if edited is at_position:
+            return None  # read only
+        return _write_at(activations.clone(), own, edited.to(activations.dtype))
+
+    with ExitStack() as hooks:
+        hooks.enter_context(lm.model.register_forward_pre_hook(find_position, with_kwargs=True))
+        running = hooks.enter_context(_running_layer(lm))
+        for module in set(lm.down_projections):
+            hooks.enter_context(module.register_forward_pre_hook(edit_at_position))
+        yield
+
+
+def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
+    """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)"""
+
+    def after_last_layer(module, args, output):
+        if running() == lm.n_layers - 1:
+            return _with_hidden(output, _at(_hidden(output), position)[:, None])
+
+    def before_head(module, args):  # (prompts, tokens, hidden) -> (prompts, 1, hidden)
+        return _at(args[0], position)[:, None]
+
+    asked = _asked_position.set(position)
+    try:
+        with _running_layer(lm) as running, lm.arithmetic():
+            if lm.kind == "masked":  # its head begins with a layer of its own
+                with lm.layers[-1].register_forward_hook(after_last_layer):
+                    logits = lm.model(**inputs).logits
+            else:
+                with lm.model.get_output_embeddings().register_forward_pre_hook(before_head):
+                    logits = lm.model(**inputs, use_cache=False).logits
+        return logits[:, 0].to(lm.dtype)
+    finally:
+        _asked_position.reset(asked)
+
+
+def log_odds(logits: Tensor, target: Tensor) -> Tensor:
+    """log(P / (1 - P)) of each row's target token, exact also where P is close to 0 or 1.  # (rows,)
+
+    P is its sigmoid, log P its log-sigmoid.
+    """
+    others = logits.scatter(1, target[:, None], -torch.inf)
+    return logits.gather(1, target[:, None])[:, 0] - others.logsumexp(1)
 
 
 class Pass(NamedTuple):
     """What a forward pass of some prompts leaves behind."""
 
     inputs: dict[str, Tensor]  # each (prompts, tokens)
-    position: Tensor  # (prompts,) of the mask
+    position: Tensor  # (prompts,) where the model answers
     calls: list[tuple[tuple, dict]]  # how each layer was called
-    activations: Tensor  # w at the mask, (prompts, layers, neurons)
-    written: Tensor  # z, what each FFN writes at the mask, (prompts, layers, hidden)
-    logits: Tensor  # at the mask, (prompts, vocabulary)
+    outputs: list  # what it returned
+    activations: Tensor  # w at the position, (prompts, layers, neurons)
+    written: Tensor  # z, what each FFN writes there, (prompts, layers, hidden)
+    logits: Tensor  # there, (prompts, vocabulary)
+    flat: bool  # the FFN sees prompts and tokens in one dimension
 
 
 @torch.no_grad()
 def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Pass:
     """Run the model once and keep what `resume` and the attribution need."""
-    calls, activations, written = [], [], []
-    rows = torch.arange(len(position), device=lm.device)
+    calls, outputs, activations, written, flat = [], [], [], [], False
+
+    def keep_call(module, args, kwargs):
+        calls.append((args, kwargs))
+
+    def keep_output(module, args, output):
+        outputs.append(output)
 
     def keep_activations(module, args, output):
-        activations.append(args[0][rows, position])
-        written.append(output[rows, position])
+        nonlocal flat
+        flat = output.dim() == 2
+        activations.append(_at(args[0], position).to(lm.dtype))
+        written.append(_at(output, position).to(lm.dtype))
 
     with ExitStack() as hooks:
-        for layer, down_projection in zip(lm.layers, lm.down_projections, strict=True):
-            keep_call = lambda module, args, kwargs: calls.append((args, kwargs))  # noqa: E731
+        for layer in set(lm.layers):
             hooks.enter_context(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
+            hooks.enter_context(layer.register_forward_hook(keep_output))
+        for down_projection in set(lm.down_projections):
             hooks.enter_context(down_projection.register_forward_hook(keep_activations))
-        logits = mask_logits(lm, inputs, position)
-    return Pass(inputs, position, calls, torch.stack(activations, 1), torch.stack(written, 1), logits)
+        logits = answer_logits(lm, inputs, position)
+    return Pass(inputs, position, calls, outputs, torch.stack(activations, 1), torch.stack(written, 1), logits, flat)
 
 
 def resume(lm: LanguageModel, past: Pass, layer: int, z: Tensor, later_layers: bool = True) -> Tensor:
-    """The logits at the mask if the FFN of `layer` wrote z there; gradients reach z.
+    """The logits where the model answers if the FFN of `layer` wrote z there; gradients reach z.
 
     Args:
         z: (copies, prompts, hidden), some variants for every prompt of the remembered pass.
@@ -56,28 +139,115 @@ def resume(lm: LanguageModel, past: Pass, layer: int, z: Tensor, later_layers: b
         (copies, prompts, vocabulary).
     """
     n_copies, n_prompts, _ = z.shape
-    rows = torch.arange(n_prompts, device=z.device)
 
-    def write(module, args, output):  # (prompts, tokens, hidden) -> (copies, prompts, tokens, hidden)
-        copies = output.expand(n_copies, *output.shape).clone()
-        copies[:, rows, past.position] = z
-        return copies
+    position = past.position.repeat(n_copies)
 
-    args, kwargs = past.calls[layer]
-    with lm.down_projections[layer].register_forward_hook(write):
-        hidden = lm.layers[layer](*args, **kwargs)  # after an FFN everything is element by element: copies broadcast
+    def write(module, args, output):
+        if past.flat:
+            return _write_at(output.to(z.dtype, copy=True), position, z.flatten(0, 1))
+        copies = _write_at(output.to(z.dtype).repeat(n_copies, 1, 1), position, z.flatten(0, 1))
+        return copies.unflatten(0, (n_copies, n_prompts))  # (copies, prompts, tokens, hidden)
+
+    def take_up(forward):
+        args, kwargs = past.calls[layer]
+        if past.flat:
+            args, kwargs = _repeated((args, kwargs), n_copies, n_prompts)
+        with lm.down_projections[layer].register_forward_hook(write):
+            output = forward(*args, **kwargs)  # after an FFN everything is element by element: copies broadcast
+        hidden = _hidden(output)
+        return _with_hidden(output, hidden if past.flat else hidden.flatten(0, 1))
+
+    def run(forward):
+        def instead(*args, **kwargs):
+            if running() < layer:
+                return past.outputs[running()]
+            if running() == layer:
+                return take_up(forward)
+            if later_layers:
+                return forward(*args, **kwargs)
+            return _with_hidden(past.outputs[running()], args[0] if args else kwargs["hidden_states"])
+
+        return instead
+
     inputs = {name: tensor.repeat(n_copies, 1) for name, tensor in past.inputs.items()}
-    with _instead(lm.layers[: layer + 1] if later_layers else lm.layers, hidden.flatten(0, 1)):
-        return mask_logits(lm, inputs, past.position.repeat(n_copies)).unflatten(0, (n_copies, n_prompts))
+    with _running_layer(lm) as running, _forward_replaced(lm, run):
+        return answer_logits(lm, inputs, position).unflatten(0, (n_copies, n_prompts))
 
 
 @contextmanager
-def _instead(layers: Sequence[nn.Module], hidden: Tensor) -> Iterator[None]:
-    """Within the block, the first layers do not run: each passes `hidden` on."""
+def _running_layer(lm: LanguageModel) -> Iterator[Callable[[], int]]:
+    """Within the block, a function that tells which layer is running: a shared module is several layers."""
+    layer = -1
+
+    def start(module, args, kwargs):
+        nonlocal layer
+        layer = -1
+
+    def count(module, args, kwargs):
+        nonlocal layer
+        layer += 1
+
+    with ExitStack() as hooks:
+        hooks.enter_context(lm.model.register_forward_pre_hook(start, with_kwargs=True))
+        for module in set(lm.layers):
+            hooks.enter_context(module.register_forward_pre_hook(count, with_kwargs=True, prepend=True))
+        yield lambda: layer
+
+
+@contextmanager
+def _forward_replaced(lm: LanguageModel, run: Callable) -> Iterator[None]:
+    """Within the block, each layer runs `run(forward)` in place of its `forward`."""
+    own = {module: vars(module).get("forward") for module in lm.layers}  # where other libraries have replaced it
     try:
-        for layer in layers:
-            layer.forward = lambda *args, **kwargs: hidden
+        for module in own:
+            module.forward = run(module.forward)
         yield
     finally:
-        for layer in layers:
-            vars(layer).pop("forward", None)
+        for module, forward in own.items():
+            vars(module).pop("forward", None)
+            if forward is not None:
+                module.forward = forward
+
+
+def _answer_position(lm: LanguageModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Where the model answers, of inputs that do not come from this library.  # (prompts,)"""
+    ids = inputs["decoder_input_ids" if lm.kind == "seq2seq" else "input_ids"]
+    if lm.kind == "masked":
+        return (ids == lm.tokenizer.mask_token_id).int().argmax(1)
+    if lm.kind == "causal" and inputs.get("attention_mask") is not None:
+        return inputs["attention_mask"].sum(1) - 1
+    return torch.full((len(ids),), ids.shape[1] - 1, device=ids.device)
+
+
+def _hidden(output) -> Tensor:
+    """The hidden states among what a layer returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _with_hidden(output, hidden: Tensor):
+    """What a layer returns, with other hidden states."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _at(states: Tensor, position: Tensor) -> Tensor:
+    """(prompts, tokens, n) -> (prompts, n), one token of each prompt; OPT's FFN has (prompts * tokens, n)."""
+    by_prompt = states.view(len(position), -1, states.shape[-1])
+    return by_prompt[torch.arange(len(position), device=position.device), position]
+
+
+def _write_at(states: Tensor, position: Tensor, values: Tensor) -> Tensor:
+    """Put `values` (prompts, n) into `states` at one token of each prompt."""
+    by_prompt = states.view(len(position), -1, states.shape[-1])
+    by_prompt[torch.arange(len(position), device=position.device), position] = values
+    return states
+
+
+def _repeated(value, n_copies: int, n_prompts: int):
+    """What a layer was called with, for `n_copies` of its prompts."""
+    if isinstance(value, Tensor):
+        return value.repeat(n_copies, *[1] * (value.dim() - 1)) if len(value) == n_prompts else value
+    if isinstance(value, tuple):
+        return tuple(_repeated(entry, n_copies, n_prompts) for entry in value)
+    if isinstance(value, dict):
+        return {name: _repeated(entry, n_copies, n_prompts) for name, entry in value.items()}
+    return value

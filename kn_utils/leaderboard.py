@@ -18,8 +18,9 @@ from .editing import suppress
 from .facts import Fact
 from .forward import remember, resume
 from .metrics import answer_probability, ask, ask_edited
-from .models import ROWS, LanguageModel, Neuron, answer_id, batches
+from .models import LanguageModel, Neuron
 from .planting import Inseparable, plant_fact
+from .prompts import ROWS, ask_for, batches
 
 Method = Callable[[LanguageModel, Sequence[str], Sequence[str]], Tensor]  # -> (prompts, layers, neurons)
 
@@ -42,11 +43,11 @@ def value_slot_increase(lm: LanguageModel, prompts: Sequence[str], answers: Sequ
     A static score (Yu and Ananiadou 2024): no later layer runs, nothing is switched off.  # (prompts, layers, neurons)
     """
     scores = torch.empty(len(prompts), lm.n_layers, lm.n_neurons, device=lm.device, dtype=lm.dtype)
-    targets = torch.tensor([answer_id(lm, answer) for answer in answers], device=lm.device)
-    for rows, inputs, position in batches(lm, prompts, ROWS):
-        past, target = remember(lm, inputs, position), targets[rows]
+    asked = ask_for(lm, prompts, answers)
+    for rows, inputs, position in batches(lm, asked.questions, ROWS):
+        past, target = remember(lm, inputs, position), asked.targets[rows]
         for layer in range(lm.n_layers):
-            w, slots = past.activations[:, layer], lm.down_projections[layer].weight.T
+            w, slots = past.activations[:, layer], lm.value_slots(layer).T
             silent = (past.written[:, layer] - w @ slots)[None]  # what the FFN writes when all its neurons are off
 
             def log_p(z, past=past, layer=layer, target=target):  # (copies, prompts, hidden) -> (copies, prompts)

@@ -13,7 +13,9 @@ from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
 from .facts import Fact
-from .models import LanguageModel, answer_id, batches, log_odds, mask_logits
+from .forward import answer_logits, log_odds
+from .models import LanguageModel
+from .prompts import ask_for, batches, open_questions
 
 MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
 
@@ -32,23 +34,23 @@ class Interval(NamedTuple):
 
 @torch.no_grad()
 def answer_distribution(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
-    """The model's distribution over its vocabulary at each mask.  # (prompts, vocabulary)"""
-    rows, logits = zip(*((rows, mask_logits(lm, *batch)) for rows, *batch in batches(lm, prompts)), strict=True)
+    """The model's distribution over its vocabulary where each answer begins.  # (prompts, vocabulary)"""
+    parts = ((rows, answer_logits(lm, *batch)) for rows, *batch in batches(lm, open_questions(lm, prompts)))
+    rows, logits = zip(*parts, strict=True)
     return torch.cat(logits)[torch.cat(rows).argsort()].softmax(-1)
 
 
 def answer_probability(lm: LanguageModel, prompts: Sequence[str], answer: str | Sequence[str]) -> Tensor:
-    """P(answer) at the mask of each prompt.  # (prompts,)
+    """P(answer) of each prompt: the product over its tokens.  # (prompts,)
 
     Args:
-        answer: one token, the same for every prompt, or one answer per prompt.
+        answer: the same for every prompt, or one answer per prompt.
 
     Raises:
-        ValueError: a prompt without exactly one mask, no prompts, or an answer that is not one token.
+        ValueError: a prompt that does not suit the model, no prompts, or an answer outside the vocabulary.
     """
-    answers = [answer] * len(prompts) if isinstance(answer, str) else answer
-    targets = torch.tensor([answer_id(lm, a) for a in answers], device=lm.device)
-    return answer_distribution(lm, prompts).gather(1, targets[:, None])[:, 0]
+    table = ask_prompts(lm, prompts, answer)
+    return torch.tensor(table.probability.to_numpy(), dtype=lm.dtype, device=lm.device)
 
 
 def top_answers(lm: LanguageModel, prompt: str, k: int = 5) -> list[tuple[str, float]]:
@@ -63,7 +65,8 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
 
     Returns:
         One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability and
-        log_odds (natural), rank (1 is first) and top1, which is 1 where the answer comes first.
+        log_odds (natural), rank (1 is first) and top1, which is 1 where the answer comes first. Of an answer of
+        several tokens the probability is the product, and the rank that of its worst token.
     """
     if len(facts) == 0:
         raise ValueError("facts is empty: pass at least one fact")
@@ -83,25 +86,35 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
 def ask_prompts(
     lm: LanguageModel,
     prompts: Sequence[str],
-    answers: Sequence[str],
+    answers: str | Sequence[str],
     edit: Callable[[Tensor], AbstractContextManager] = lambda rows: nullcontext(),
 ) -> pd.DataFrame:
     """The measures of `ask`, one row per prompt.
 
     Args:
-        edit: given the rows of a batch, the edit within which these prompts are asked.
+        answers: the same for every prompt, or one per prompt.
+        edit: given which prompts a batch holds, the edit within which they are asked.
     """
-    ids = {answer: answer_id(lm, answer) for answer in set(answers)}
-    targets = torch.tensor([ids[answer] for answer in answers], device=lm.device)
-    measures = torch.empty(len(prompts), 5, dtype=lm.dtype)
-    for rows, inputs, position in batches(lm, prompts):
-        with edit(rows):
-            logits = mask_logits(lm, inputs, position)
-        odds = log_odds(logits, targets[rows])
-        rank = 1 + (logits > logits.gather(1, targets[rows, None])).sum(1)
-        columns = [odds.sigmoid(), logsigmoid(odds), odds, rank, rank == 1]
-        measures[rows.cpu()] = torch.stack([column.to(lm.dtype) for column in columns], 1).cpu()
-    return pd.DataFrame(measures.numpy(), columns=MEASURES)
+    asked = ask_for(lm, prompts, answers)
+    odds, rank = (torch.empty(len(asked.questions), device=lm.device, dtype=lm.dtype) for _ in range(2))
+    for rows, inputs, position in batches(lm, asked.questions):
+        target = asked.targets[rows]
+        with edit(asked.prompt[rows]):
+            logits = answer_logits(lm, inputs, position)
+        odds[rows] = log_odds(logits, target)
+        rank[rows] = 1 + (logits > logits.gather(1, target[:, None])).sum(1).to(rank)
+    if len(odds) > len(prompts):
+        odds, rank = _over_tokens(odds, rank, asked.prompt)
+    columns = [odds.sigmoid(), logsigmoid(odds), odds, rank, (rank == 1).to(rank)]
+    return pd.DataFrame(torch.stack(columns, 1).cpu().numpy(), columns=MEASURES)
+
+
+def _over_tokens(odds: Tensor, rank: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-odds and the rank of whole answers, from those of their tokens.  # (prompts,), (prompts,)"""
+    n_prompts = int(prompt.max()) + 1
+    log_p = odds.new_zeros(n_prompts).index_add_(0, prompt, logsigmoid(odds))
+    worst = rank.new_zeros(n_prompts).scatter_reduce_(0, prompt, rank, "amax")
+    return log_p - torch.log(-torch.expm1(log_p)), worst
 
 
 def ask_edited(

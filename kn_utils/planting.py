@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from .editing import _checked
 from .facts import Fact
-from .forward import remember, resume
-from .models import LanguageModel, Neuron, answer_id, batches, encode, mask_logits
+from .forward import answer_logits, remember, resume
+from .models import LanguageModel, Neuron, answer_id
+from .prompts import batches, encode, open_questions
 
 SILENT_BELOW_ZERO = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")  # as transformers names them
 STRENGTH = 6.0  # the planted neurons' mean pre-activation at the fact's masks; elsewhere it is at most -STRENGTH / 2
@@ -92,17 +93,17 @@ def plant_fact(
 
 def _up_projection(lm: LanguageModel, layer: int) -> nn.Linear:
     """The linear map whose outputs, after the activation function, are the layer's neurons."""
-    config, down = lm.model.config, lm.down_projections[layer]
+    config = lm.model.config
     activation = getattr(config, "hidden_act", None) or getattr(config, "activation", None)
     if activation not in SILENT_BELOW_ZERO:
         raise ValueError(
             f"activation {activation!r} is not silent below zero: facts can be planted with one of {SILENT_BELOW_ZERO}"
         )
     linear = [module for module in lm.layers[layer].modules() if isinstance(module, nn.Linear)]
-    onto = [m for m in linear if (m.in_features, m.out_features) == (down.out_features, down.in_features)]
+    onto = [m for m in linear if (m.in_features, m.out_features) == (lm.hidden_size, lm.n_neurons)]
     if len(onto) != 1:
         raise ValueError(
-            f"layer {layer} has {len(onto)} linear maps onto its {down.in_features} neurons, not one: facts can be "
+            f"layer {layer} has {len(onto)} linear maps onto its {lm.n_neurons} neurons, not one: facts can be "
             "planted in plain FFNs only, not in gated ones"
         )
     return onto[0]
@@ -164,9 +165,9 @@ def _hidden_states(lm: LanguageModel, up: nn.Linear, prompts: Sequence[str]) -> 
         elsewhere.append(args[0][~is_mask])
 
     with up.register_forward_pre_hook(keep):
-        for _, inputs, position in batches(lm, prompts):
-            is_mask = inputs["input_ids"] == lm.tokenizer.mask_token_id
-            mask_logits(lm, inputs, position)
+        for _, inputs, position in batches(lm, open_questions(lm, prompts)):
+            is_mask = torch.zeros_like(inputs["input_ids"], dtype=torch.bool).scatter_(1, position[:, None], True)
+            answer_logits(lm, inputs, position)
     return torch.cat(at_mask).double().cpu().numpy(), torch.cat(elsewhere).double().cpu().numpy()
 
 

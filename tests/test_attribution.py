@@ -9,7 +9,7 @@ from common import PROMPTS, hooked, one_line_error, plain_probability, tiny_mode
 from torch import nn
 
 import kn_utils as kn
-from kn_utils import attribution, models
+from kn_utils import attribution, prompts
 from kn_utils.attribution import PATHS
 from kn_utils.quadrature import RULES
 
@@ -184,7 +184,7 @@ def test_padding_changes_nothing(tiny64, function):
 def test_batching_changes_nothing(tiny64, function, copies, monkeypatch):
     expected = function(tiny64, PROMPTS)
     monkeypatch.setattr(attribution, "ROWS", copies)
-    monkeypatch.setattr(models, "ROWS", copies)
+    monkeypatch.setattr(prompts, "ROWS", copies)
     torch.testing.assert_close(function(tiny64, PROMPTS), expected, atol=1e-6, rtol=0)
 
 
@@ -253,9 +253,9 @@ def test_few_nodes_stand_for_every_point(lab, lab_facts, rule):
         assert torch.equal(kn.coarse_neurons(one[None]), kn.coarse_neurons(other[None]))
 
 
-def test_rough_integrands_are_evaluated_at_every_point(tiny, monkeypatch):
+def test_rough_integrands_are_evaluated_at_more_points(tiny, monkeypatch):
     exact = kn.knowledge_attribution(tiny, PROMPTS, ANSWER, exact_steps=True)
-    monkeypatch.setattr(attribution, "N_NODES", 2)
+    monkeypatch.setattr(attribution, "N_NODES", (2, 4))
     coarse = {}
     for name, tolerance in {"checked": attribution.TOLERANCE, "unchecked": float("inf")}.items():
         monkeypatch.setattr(attribution, "TOLERANCE", tolerance)

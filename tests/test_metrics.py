@@ -8,7 +8,7 @@ import torch
 from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils import models
+from kn_utils import forward
 
 FACTS = [
     kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),
@@ -30,7 +30,7 @@ def test_one_answer_per_prompt(tiny):
 
 @pytest.mark.parametrize("batch", [1, 2, 512])
 def test_distribution_sums_to_one_in_any_batch(tiny, batch, monkeypatch):
-    monkeypatch.setattr(models, "ROWS", batch)
+    monkeypatch.setattr("kn_utils.prompts.ROWS", batch)
     distribution = kn.answer_distribution(tiny, PROMPTS)
     assert distribution.shape == (len(PROMPTS), len(tiny.tokenizer))
     torch.testing.assert_close(distribution.sum(1), torch.ones(len(PROMPTS)), atol=1e-5, rtol=0)
@@ -50,7 +50,7 @@ def test_top_answers(tiny):
 @pytest.mark.parametrize("heldout", [True, False])
 @pytest.mark.parametrize("batch", [2, 512])
 def test_ask_takes_means_over_prompts(tiny, heldout, batch, monkeypatch):
-    monkeypatch.setattr(models, "ROWS", batch)
+    monkeypatch.setattr("kn_utils.prompts.ROWS", batch)
     table = kn.ask(tiny, FACTS, heldout)
     measures = ["probability", "log_probability", "log_odds", "rank", "top1"]
     assert list(table.columns) == ["subject", "relation", "answer", *measures]
@@ -167,4 +167,4 @@ def test_log_odds_and_rank(tiny64):
 def test_log_odds_stay_exact_where_the_probability_is_one():
     logits = torch.tensor([[60.0, 0.0, 0.0], [0.0, 60.0, 0.0]])
     expected = torch.tensor([60.0 - math.log(2), -60.0])
-    torch.testing.assert_close(models.log_odds(logits, torch.tensor([0, 0])), expected)
+    torch.testing.assert_close(forward.log_odds(logits, torch.tensor([0, 0])), expected)

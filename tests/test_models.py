@@ -11,13 +11,14 @@ from transformers import (
     DistilBertForMaskedLM,
     ElectraConfig,
     ElectraForMaskedLM,
-    GPT2Config,
     RobertaConfig,
     RobertaForMaskedLM,
+    XLNetConfig,
 )
 
 import kn_utils as kn
-from kn_utils.models import answer_id, encode
+from kn_utils.models import answer_id
+from kn_utils.prompts import encode
 
 FAMILIES = {
     "bert": (BertForMaskedLM, BertConfig, {}),
@@ -107,9 +108,20 @@ def test_a_model_without_a_head(tmp_path):
 
 
 def test_an_architecture_that_is_not_known(tmp_path):
-    GPT2Config(n_layer=1).save_pretrained(tmp_path)
-    with one_line_error(ValueError, repr(tmp_path), "'gpt2'", "bert", "DOWN_PROJECTIONS"):
+    XLNetConfig(n_layer=1).save_pretrained(tmp_path)
+    with one_line_error(ValueError, repr(tmp_path), "'xlnet'", "bert", "gpt2", "ARCHITECTURES", "kn_utils/models.py"):
         kn.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_half_precision_are_refused(dtype):
+    with one_line_error(ValueError, str(dtype), "float32", "products='float16'"):
+        tiny_model(dtype=dtype)
+
+
+def test_unknown_products():
+    with one_line_error(ValueError, "'bfloat16'", "tf32", "float16"):
+        kn.load_model("lab", products="bfloat16")
 
 
 def test_pickled_weights_are_refused(tmp_path):
@@ -159,19 +171,18 @@ def test_a_tuple_of_prompts_will_do(tiny):
 
 
 @pytest.mark.parametrize("function", [kn.answer_probability, kn.knowledge_attribution])
-@pytest.mark.parametrize(
-    "answer, names",
-    [
-        ("Atlantis", ["'Atlantis'", "unknown"]),
-        ("", ["''", "unknown"]),
-        ("[UNK]", ["'[UNK]'", "unknown"]),
-        ("Iceland", ["'Iceland'", "2 tokens", "##land"]),
-        ("Dublin city", ["'Dublin city'", "2 tokens"]),
-    ],
-)
-def test_answers_that_are_not_one_token(tiny, function, answer, names):
-    with one_line_error(ValueError, *names):
+@pytest.mark.parametrize("answer", ["Atlantis", "", "[UNK]"])
+def test_answers_that_the_model_cannot_say(tiny, function, answer):
+    with one_line_error(ValueError, repr(answer), "unknown"):
         function(tiny, PROMPTS, answer)
+
+
+@pytest.mark.parametrize("answer, pieces", [("Iceland", "##land"), ("Dublin city", "city")])
+def test_answers_that_must_be_one_token(tiny, answer, pieces):
+    with one_line_error(ValueError, repr(answer), "2 tokens", pieces):
+        answer_id(tiny, answer)
+    with one_line_error(ValueError, repr(answer), "measure='log_probability'"):
+        kn.knowledge_attribution(tiny, PROMPTS, ["Dublin"] * 3 + [answer, "Dublin"])
 
 
 def test_answer_id(tiny):

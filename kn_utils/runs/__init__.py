@@ -33,7 +33,9 @@ from ..results import (
 
 COARSE = {"knowledge": scores_of, "baseline": scores_of, "matched": neurons_of, "scores": scores_of}
 EXPERIMENTS = ("all", "find", "suppress_amplify", "update", "erase", "prompts")
-CODE = "models forward quadrature attribution refinement editing metrics experiments prompt_types runs/__init__".split()
+CODE = (
+    "models prompts forward quadrature attribution refinement editing metrics experiments prompt_types runs/__init__"
+).split()
 CHUNK = 64  # facts in one shard
 MEASURED = 4000  # facts that are asked after each erasure, at most
 

@@ -1,0 +1,191 @@
+"""Prompts as a model reads them, and where it answers: at the mask, after the prompt, or in the decoder.
+
+A prompt is a text with `[MASK]` where the answer goes, whatever the model calls its own mask. An answer of several
+tokens is asked for token by token, each at its own position: a masked model reads as many masks, a causal model the
+tokens before (teacher forcing).
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .facts import Fact
+from .models import LanguageModel, answer_ids
+
+SLOT = "[MASK]"
+SEQ2SEQ_SLOT = "<extra_id_0>"  # of T5
+ROWS = 256  # prompts, or copies of them, in one forward pass on a CPU; more is not faster there
+MEMORY = 2**30  # bytes that a forward pass may take on a CPU
+
+
+class Question(NamedTuple):
+    """What a model reads, and the position where it gives one token of the answer."""
+
+    ids: tuple[int, ...]
+    position: int  # in the decoder, where there is one
+    decoder_ids: tuple[int, ...] = ()
+
+
+class Asked(NamedTuple):
+    """Prompts, and the answer tokens that are asked for: n of them, as many as prompts if answers are single tokens."""
+
+    questions: list[Question]  # n
+    targets: Tensor  # (n,) the answer tokens
+    prompt: Tensor  # (n,) which prompt each belongs to
+
+
+def ask_for(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[str]) -> Asked:
+    """One question for each token of each prompt's answer.
+
+    Args:
+        answers: the same for every prompt, or one per prompt.
+
+    Raises:
+        ValueError: a prompt that does not suit the model, no prompts, or an answer outside the vocabulary.
+    """
+    opened = open_questions(lm, prompts)
+    answers = [answers] * len(prompts) if isinstance(answers, str) else answers
+    ids = {answer: answer_ids(lm, answer) for answer in dict.fromkeys(answers)}
+    asked = [
+        (_at_token(lm, question, ids[answer], j), ids[answer][j], i)
+        for i, (question, answer) in enumerate(zip(opened, answers, strict=True))
+        for j in range(len(ids[answer]))
+    ]
+    questions, targets, owner = zip(*asked, strict=True)
+    return Asked(list(questions), torch.tensor(targets, device=lm.device), torch.tensor(owner, device=lm.device))
+
+
+def open_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
+    """One question per prompt: the first token of whatever the answer is.
+
+    Raises:
+        ValueError: no prompts, or one that does not suit the model.
+    """
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts is the string {prompts!r}: pass a list of prompts, such as [{prompts!r}]")
+    if len(prompts) == 0:
+        raise ValueError(f"prompts is empty: pass at least one prompt with one {SLOT}")
+    if lm.kind == "causal":
+        texts = [_before_answer(prompt) for prompt in prompts]
+        start = [lm.tokenizer.bos_token_id] if lm.tokenizer.bos_token_id is not None else []
+        read = [ids or start for ids in lm.tokenizer(texts)["input_ids"]]
+        for prompt, ids in zip(prompts, read, strict=True):
+            if not ids:
+                raise ValueError(f"prompt {prompt!r} has nothing before the answer: this model needs a word to start")
+        return [Question(tuple(ids), len(ids) - 1) for ids in read]
+    slot = lm.tokenizer.mask_token if lm.kind == "masked" else SEQ2SEQ_SLOT
+    slot_id = lm.tokenizer.convert_tokens_to_ids(slot)
+    questions = []
+    for prompt, ids in zip(prompts, lm.tokenizer([p.replace(SLOT, slot) for p in prompts])["input_ids"], strict=True):
+        if (n_slots := ids.count(slot_id)) != 1:
+            raise ValueError(f"prompt {prompt!r} has {n_slots} masks: write exactly one {SLOT} where the answer goes")
+        if lm.kind == "masked":
+            questions.append(Question(tuple(ids), ids.index(slot_id)))
+        else:
+            questions.append(Question(tuple(ids), 1, (lm.model.config.decoder_start_token_id, slot_id)))
+    return questions
+
+
+def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> list[Fact]:
+    """The facts with those of their prompts that the model can be asked.
+
+    All, for a model that can answer anywhere. A causal model answers last: facts keep the prompts that end with
+    `[MASK]`, and are left out where fewer than `min_prompts`, or no held-out prompt, remain.
+    """
+    if lm.kind != "causal":
+        return list(facts)
+
+    def last(prompts):
+        return tuple(prompt for prompt in prompts if not _after_answer(prompt))
+
+    kept = [replace(fact, prompts=last(fact.prompts), heldout_prompts=last(fact.heldout_prompts)) for fact in facts]
+    return [fact for fact in kept if len(fact.prompts) >= min_prompts and fact.heldout_prompts]
+
+
+def encode(lm: LanguageModel, prompts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
+    """The model's inputs for `prompts`, each (prompts, tokens), and where it answers, (prompts,).
+
+    Raises:
+        ValueError: no prompts, or one that does not suit the model.
+    """
+    return collate(lm, open_questions(lm, prompts))
+
+
+def collate(lm: LanguageModel, questions: Sequence[Question]) -> tuple[dict[str, Tensor], Tensor]:
+    """`encode` for questions, padded to the longest."""
+
+    def padded(rows, value):
+        tensors = [torch.tensor(row) for row in rows]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value).to(lm.device)
+
+    pad = lm.tokenizer.pad_token_id or 0
+    inputs = {"input_ids": padded([question.ids for question in questions], pad)}
+    if len({len(question.ids) for question in questions}) > 1:
+        inputs["attention_mask"] = padded([[1] * len(question.ids) for question in questions], 0)
+    if lm.kind == "seq2seq":
+        inputs["decoder_input_ids"] = padded([question.decoder_ids for question in questions], pad)
+    return inputs, torch.tensor([question.position for question in questions], device=lm.device)
+
+
+def batches(
+    lm: LanguageModel, questions: Sequence[Question], n_copies: int = 1
+) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
+    """Questions in batches of which `n_copies` fit into one forward pass; those of one length go together, unpadded.
+
+    Yields:
+        (rows, inputs, position): which questions these are (batch,), and what `collate` returns for them.
+    """
+
+    def length(i):
+        return len(questions[i].ids), len(questions[i].decoder_ids)
+
+    most, memory = limits(lm)
+    for (n_tokens, n_decoder), group in itertools.groupby(sorted(range(len(questions)), key=length), key=length):
+        group = list(group)
+        size = max(1, min(most, memory // copy_bytes(lm, n_tokens + n_decoder)) // n_copies)
+        for start in range(0, len(group), size):
+            rows = group[start : start + size]
+            yield torch.tensor(rows, device=lm.device), *collate(lm, [questions[i] for i in rows])
+
+
+def limits(lm: LanguageModel) -> tuple[int, int]:
+    """How many rows a forward pass may have, and how many bytes it may take."""
+    if lm.device.type != "cuda":
+        return ROWS, lm.max_memory or MEMORY
+    return 64 * ROWS, lm.max_memory or torch.cuda.mem_get_info(lm.device)[0] // 2
+
+
+def copy_bytes(lm: LanguageModel, n_tokens: int) -> int:
+    """What one row of a forward pass takes at most, with all that its gradients need."""
+    per_token = lm.n_layers * (12 * lm.hidden_size + 3 * lm.n_neurons)
+    return 4 * (n_tokens * per_token + 4 * lm.model.config.vocab_size)
+
+
+def _at_token(lm: LanguageModel, question: Question, answer: list[int], j: int) -> Question:
+    """The question for token j of an answer."""
+    if lm.kind == "causal":
+        return Question((*question.ids, *answer[:j]), question.position + j)
+    if lm.kind == "seq2seq":
+        return question._replace(decoder_ids=(*question.decoder_ids, *answer[:j]), position=question.position + j)
+    before, (mask, *after) = question.ids[: question.position], question.ids[question.position :]
+    return Question((*before, *[mask] * len(answer), *after), question.position + j)
+
+
+def _after_answer(prompt: str) -> str:
+    """What follows the slot, but for punctuation."""
+    return re.sub(r"[\W_]", "", prompt.partition(SLOT)[2])
+
+
+def _before_answer(prompt: str) -> str:
+    """What a causal model reads of a prompt. The space before the answer belongs to the answer's first token."""
+    if _after_answer(prompt):
+        raise ValueError(
+            f"prompt {prompt!r} goes on after {SLOT}: a causal model answers last, so end the prompt with {SLOT}, or "
+            "choose the facts' fitting prompts with askable()"
+        )
+    return prompt.partition(SLOT)[0].rstrip()

@@ -1,0 +1,326 @@
+"""Every architecture that the library knows, on tiny random models, against forward passes with one plain hook."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+import transformers as tf
+from common import WORDS, assert_unchanged, one_line_error, snapshot, tiny_tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+import kn_utils as kn
+from kn_utils.forward import remember, resume
+from kn_utils.models import ARCHITECTURES, answer_ids, wrap_model
+from kn_utils.prompts import ask_for, askable, collate, open_questions
+
+SIZE = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40)
+GPT = dict(n_embd=24, n_layer=3, n_head=2, n_inner=40, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+LLAMA = dict(SIZE, num_key_value_heads=1, head_dim=12)
+ALBERT = dict(SIZE, num_hidden_layers=4, num_hidden_groups=2, embedding_size=16)
+NEO = dict(hidden_size=24, num_layers=3, num_heads=2, intermediate_size=40, attention_types=[[["global", "local"], 2]])
+MODELS = {
+    "bert": (tf.BertForMaskedLM, tf.BertConfig, SIZE, "wordpiece"),
+    "roberta": (tf.RobertaForMaskedLM, tf.RobertaConfig, SIZE, "bytes"),
+    "electra": (tf.ElectraForMaskedLM, tf.ElectraConfig, dict(SIZE, embedding_size=16), "wordpiece"),
+    "distilbert": (
+        tf.DistilBertForMaskedLM, tf.DistilBertConfig, dict(dim=24, n_layers=3, n_heads=2, hidden_dim=40), "wordpiece"
+    ),
+    "albert": (tf.AlbertForMaskedLM, tf.AlbertConfig, ALBERT, "pieces"),
+    "gpt2": (tf.GPT2LMHeadModel, tf.GPT2Config, GPT, "bytes"),
+    "gpt_neo": (tf.GPTNeoForCausalLM, tf.GPTNeoConfig, dict(NEO, num_layers=4), "bytes"),
+    "gptj": (tf.GPTJForCausalLM, tf.GPTJConfig, dict(GPT, rotary_dim=4), "bytes"),
+    "gpt_neox": (tf.GPTNeoXForCausalLM, tf.GPTNeoXConfig, SIZE, "bytes"),
+    "llama": (tf.LlamaForCausalLM, tf.LlamaConfig, LLAMA, "pieces"),
+    "mistral": (tf.MistralForCausalLM, tf.MistralConfig, dict(LLAMA, sliding_window=4), "pieces"),
+    "qwen2": (tf.Qwen2ForCausalLM, tf.Qwen2Config, LLAMA, "bytes"),
+    "qwen3": (tf.Qwen3ForCausalLM, tf.Qwen3Config, LLAMA, "bytes"),
+    "opt": (
+        tf.OPTForCausalLM, tf.OPTConfig, dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, ffn_dim=40,
+        word_embed_proj_dim=24, dropout=0.0), "bytes",
+    ),
+    "t5": (
+        tf.T5ForConditionalGeneration, tf.T5Config,
+        dict(d_model=24, d_kv=12, d_ff=40, num_layers=2, num_decoder_layers=3, num_heads=2, dropout_rate=0.0), "pieces",
+    ),
+}  # fmt: skip
+NARROW = {"electra", "albert"}  # embeddings of another width than the value slots
+PROMPTS = ["The capital of Ireland is [MASK].", "In the north of the old Ireland, the city is [MASK]."]
+ANSWER, LONG = "Dublin", "Dublin river city"
+TEXT = [*WORDS, *PROMPTS, "The capital of Ireland is Dublin", "The capital of Peru is Lima river city", " a b c"]
+
+
+def tokenizer_of(style):
+    if style == "wordpiece":
+        return tiny_tokenizer([*WORDS, "The", "In", "Iceland"])
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<extra_id_0>"]
+    if style == "bytes":  # GPT-2, RoBERTa: a space belongs to the word after it
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet)
+    else:  # Llama, T5, ALBERT: words begin with a mark
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special)
+        tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.train_from_iterator(TEXT * 3, trainer)
+    return tf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", unk_token="<unk>",
+        mask_token=tf.AddedToken("<mask>", lstrip=True), additional_special_tokens=["<extra_id_0>"],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def lm(request):
+    model_class, config_class, size, style = MODELS[request.param]
+    tokenizer = tokenizer_of(style)
+    torch.manual_seed(1)
+    config = config_class(
+        vocab_size=len(tokenizer), initializer_range=0.3, max_position_embeddings=64, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, decoder_start_token_id=1, tie_word_embeddings=True, **size,
+    )  # fmt: skip
+    model = model_class(config)
+    for parameter in model.parameters():  # T5, GPT-J and others start with weights of their own size
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return wrap_model(model.double(), tokenizer)
+
+
+def plain_logits(lm, question, layer=None, change=None, seen=None):
+    """The logits where the model answers, of its own forward pass.  # (vocabulary,)
+
+    `change` is applied to the activations of one layer at the position; `seen` collects its FFN's output.
+    """
+    inputs, _ = collate(lm, [question])
+    calls = 0
+
+    def hook(module, args):
+        nonlocal calls
+        calls += 1
+        if calls == 1 + lm.down_projections[:layer].count(module):  # ALBERT calls a module once per layer
+            activations = args[0].clone()
+            rows = activations.view(-1, activations.shape[-1])  # one prompt: (tokens, neurons)
+            rows[question.position] = change(rows[question.position])
+            return activations
+
+    def after(module, args, output):
+        if seen is not None and calls == 1 + lm.down_projections[:layer].count(module):
+            seen.append(output.view(-1, output.shape[-1]).detach())
+
+    if layer is None:
+        return lm.model(**inputs, **no_cache(lm)).logits[0, question.position]
+    module = lm.down_projections[layer]
+    with module.register_forward_pre_hook(hook), module.register_forward_hook(after):
+        return lm.model(**inputs, **no_cache(lm)).logits[0, question.position]
+
+
+def no_cache(lm):
+    return {} if lm.kind == "masked" else {"use_cache": False}
+
+
+def plain_p(lm, question, answer, layer=None, change=None):
+    (target,) = answer_ids(lm, answer)
+    return plain_logits(lm, question, layer, change).softmax(-1)[target].item()
+
+
+@contextmanager
+def bit_for_bit(lm):
+    before = snapshot(lm)
+    yield
+    assert_unchanged(lm, before)
+
+
+def test_every_architecture_is_tested():
+    assert MODELS.keys() == ARCHITECTURES.keys()
+
+
+def test_layers_run_in_this_order(lm):
+    assert lm.n_layers == (4 if lm.model.config.model_type in ("albert", "gpt_neo") else 3)
+    assert lm.n_neurons == 40 and lm.hidden_size == 24
+    if lm.model.config.model_type == "albert":
+        assert [lm.layers.index(layer) for layer in lm.layers] == [0, 0, 2, 2]
+
+
+def test_probabilities_are_those_of_the_model(lm):
+    expected = [plain_p(lm, question, ANSWER) for question in open_questions(lm, PROMPTS)]
+    assert kn.answer_probability(lm, PROMPTS, ANSWER).tolist() == pytest.approx(expected, rel=1e-9)
+
+
+def test_scores_are_complete(lm):
+    scores = kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule="midpoint", n_steps=300, exact_steps=True)
+    for i, question in enumerate(open_questions(lm, PROMPTS)):
+        full = plain_p(lm, question, ANSWER)
+        dropped = [full - plain_p(lm, question, ANSWER, layer, torch.zeros_like) for layer in range(lm.n_layers)]
+        assert scores[i].sum(1).tolist() == pytest.approx(dropped, rel=0, abs=1e-2 * max(map(abs, dropped)))
+
+
+def test_gradients_are_finite_differences(lm):
+    at_w = kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule="right", n_steps=1)  # w dP/dw
+    question, step = open_questions(lm, PROMPTS)[0], 1e-3  # some models compute their norms in float32 whatever we ask
+    for layer in range(lm.n_layers):
+        i = int(at_w[0, layer].abs().argmax())
+        more, less = (
+            plain_p(lm, question, ANSWER, layer, lambda w, s=s, i=i: torch.where(torch.arange(len(w)) == i, s * w, w))
+            for s in (1 + step, 1 - step)
+        )
+        assert at_w[0, layer, i].item() == pytest.approx((more - less) / (2 * step), rel=5e-3)
+
+
+def test_ablation_is_exact(lm):
+    effects = kn.knowledge_attribution(lm, PROMPTS, ANSWER, path="neuron")
+    question = open_questions(lm, PROMPTS)[1]
+    for neuron in kn.top_neurons(effects, 3) | {kn.Neuron(0, 5), kn.Neuron(lm.n_layers - 1, 7)}:
+        off = lambda w, i=neuron.index: torch.where(torch.arange(len(w)) == i, 0 * w, w)  # noqa: E731
+        without = plain_p(lm, question, ANSWER, neuron.layer, off)
+        expected = plain_p(lm, question, ANSWER) - without
+        assert effects[1][neuron].item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_a_pass_is_taken_up_where_it_was(lm):
+    inputs, position = collate(lm, open_questions(lm, PROMPTS[:1] * 2))
+    past = remember(lm, inputs, position)
+    for layer in range(lm.n_layers):
+        again = resume(lm, past, layer, past.written[None, :, layer].repeat(3, 1, 1))
+        torch.testing.assert_close(again, past.logits.expand(3, -1, -1), rtol=1e-9, atol=1e-12)
+    w, slots = past.activations[:, 1], lm.value_slots(1)
+    bias = getattr(lm.down_projections[1], "bias", None)
+    torch.testing.assert_close(past.written[:, 1], w @ slots.T + (0 if bias is None else bias))
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0])
+def test_suppress_and_amplify_change_the_position_only(lm, factor):
+    layer, chosen = 1, [3, 5, 8]
+    change = lambda w: torch.where(torch.isin(torch.arange(len(w)), torch.tensor(chosen)), factor * w, w)  # noqa: E731
+    neurons = [kn.Neuron(layer, i) for i in chosen]
+    questions = open_questions(lm, PROMPTS)
+    with bit_for_bit(lm), kn.amplify(lm, neurons, factor):
+        edited = kn.answer_probability(lm, PROMPTS, ANSWER).tolist()
+        seen, own = [], None
+        plain_logits(lm, questions[0], layer, lambda w: w, seen)
+        own = seen[0]
+    assert edited == pytest.approx([plain_p(lm, q, ANSWER, layer, change) for q in questions], rel=1e-9)
+    plain_logits(lm, questions[0], layer, lambda w: w, seen := [])
+    elsewhere = torch.arange(len(own)) != questions[0].position
+    assert torch.equal(own[elsewhere], seen[0][elsewhere])
+    assert not torch.allclose(own[~elsewhere], seen[0][~elsewhere])
+
+
+def test_update_and_erase(lm):
+    neurons = [kn.Neuron(0, 3), kn.Neuron(lm.n_layers - 1, 5)]
+    before = kn.answer_probability(lm, PROMPTS, ANSWER)
+    with bit_for_bit(lm), kn.erase_relation(lm, neurons):
+        assert not lm.value_slot(neurons[0]).any() and not lm.value_slot(neurons[1]).any()
+        assert not torch.equal(kn.answer_probability(lm, PROMPTS, ANSWER), before)
+    if lm.model.config.model_type in NARROW:
+        with one_line_error(ValueError, "no update"), kn.update_fact(lm, neurons, ANSWER, "Lima"):
+            pass
+        return
+    slot = lm.value_slot(neurons[0]).clone()
+    with bit_for_bit(lm), kn.update_fact(lm, neurons, ANSWER, "Lima", rescale=False):
+        expected = slot - lm.embedding(ANSWER) + 8 * lm.embedding("Lima")
+        torch.testing.assert_close(lm.value_slot(neurons[0]), expected)
+        assert not torch.equal(kn.answer_probability(lm, PROMPTS, ANSWER), before)
+    assert torch.equal(kn.answer_probability(lm, PROMPTS, ANSWER), before)
+
+
+def test_answers_of_several_tokens(lm):
+    """Teacher forcing, or as many masks as tokens; each token's neurons are where it is predicted."""
+    ids = answer_ids(lm, LONG)
+    asked = ask_for(lm, PROMPTS[:1], LONG)
+    assert lm.tokenizer.decode(ids).strip() == LONG and len(ids) > 1
+    assert asked.targets.tolist() == ids
+    log_p = []
+    for question, target in zip(asked.questions, ids, strict=True):
+        log_p.append(plain_logits(lm, question).log_softmax(-1)[target].item())
+    table = kn.metrics.ask_prompts(lm, PROMPTS[:1], LONG)
+    assert table.log_probability[0] == pytest.approx(sum(log_p), rel=1e-9)
+    assert table.probability[0] == pytest.approx(torch.tensor(log_p).double().sum().exp().item(), rel=1e-6)
+
+    options = dict(measure="log_probability", rule="midpoint", n_steps=300, exact_steps=True)
+    tokens = kn.knowledge_attribution(lm, PROMPTS[:1], LONG, per_token=True, **options)
+    assert tokens.shape == (len(ids), lm.n_layers, lm.n_neurons)
+    torch.testing.assert_close(kn.knowledge_attribution(lm, PROMPTS[:1], LONG, **options), tokens.sum(0)[None])
+    for scores, question, target, full in zip(tokens, asked.questions, ids, log_p, strict=True):
+        without = plain_logits(lm, question, 1, torch.zeros_like).log_softmax(-1)[target].item()
+        assert scores[1].sum().item() == pytest.approx(full - without, rel=5e-3)
+
+
+def test_what_is_read_for_several_tokens(lm):
+    first, *later = ask_for(lm, PROMPTS[:1], LONG).questions
+    ids = answer_ids(lm, LONG)
+    opened = open_questions(lm, PROMPTS[:1])[0]
+    for j, question in enumerate((first, *later)):
+        assert question.position == opened.position + j
+        if lm.kind == "masked":
+            at = slice(opened.position, opened.position + len(ids))
+            assert question.ids[at] == (lm.tokenizer.mask_token_id,) * len(ids)
+            assert question.ids[: at.start] + question.ids[at.stop - len(ids) + 1 :][len(ids) - 1 :] == (
+                opened.ids[: at.start] + opened.ids[at.start + 1 :]
+            )
+        elif lm.kind == "causal":
+            assert question.ids == (*opened.ids, *ids[:j]) and question.position == len(question.ids) - 1
+        else:
+            assert question.ids == opened.ids and question.decoder_ids == (*opened.decoder_ids, *ids[:j])
+
+
+def test_prompts_are_read_as_the_model_reads_text(lm):
+    """A causal model reads what a text that goes on with the answer begins with."""
+    (ids,) = answer_ids(lm, ANSWER)
+    question = open_questions(lm, PROMPTS[:1])[0]
+    if lm.kind == "causal":
+        whole = lm.tokenizer("The capital of Ireland is Dublin")["input_ids"]
+        assert [*question.ids, ids] == whole
+        for text in ("The capital of Ireland is", "The capital of Ireland is ", "The capital of Ireland is [MASK]"):
+            assert open_questions(lm, [text]) == [question]
+    else:
+        slot = lm.tokenizer.mask_token if lm.kind == "masked" else "<extra_id_0>"
+        assert list(question.ids) == lm.tokenizer(PROMPTS[0].replace("[MASK]", slot))["input_ids"]
+
+
+def test_prompts_that_do_not_suit_the_model(lm):
+    if lm.kind == "causal":
+        with one_line_error(ValueError, "'[MASK] is the capital of Ireland.'", "goes on after [MASK]", "askable"):
+            kn.answer_probability(lm, ["[MASK] is the capital of Ireland."], ANSWER)
+    else:
+        for prompt, count in {"The capital of Ireland is Dublin.": "0 masks", "[MASK] is [MASK].": "2 masks"}.items():
+            with one_line_error(ValueError, repr(prompt), count, "[MASK]"):
+                kn.answer_probability(lm, [prompt], ANSWER)
+
+
+def test_facts_that_can_be_asked(lm):
+    last, first = "Ireland lies in [MASK].", "[MASK] holds Ireland."
+    facts = [
+        kn.Fact("Ireland", "P30(continent)", "Europe", (last, last, first, last), (first, last)),
+        kn.Fact("Ireland", "P30(continent)", "Europe", (last, first, first), (last,)),
+        kn.Fact("Ireland", "P30(continent)", "Europe", (last, last, last), (first,)),
+    ]
+    if lm.kind == "causal":
+        assert askable(lm, facts) == [kn.Fact("Ireland", "P30(continent)", "Europe", (last,) * 3, (last,))]
+    else:
+        assert askable(lm, facts) == facts
+
+
+def test_other_libraries_forwards_are_left_in_place(lm):
+    """As accelerate replaces a module's forward to move its inputs."""
+    layer = lm.layers[0]
+    forward = layer.forward
+    layer.forward = replaced = lambda *args, **kwargs: forward(*args, **kwargs)
+    try:
+        kn.knowledge_attribution(lm, PROMPTS[:1], ANSWER, n_steps=2)
+        assert vars(layer)["forward"] is replaced
+    finally:
+        del layer.forward
+
+
+def test_float16_products(lm):
+    """The residual stream stays float32, so that few scores move."""
+    single = wrap_model(lm.model.float(), lm.tokenizer)
+    half = wrap_model(lm.model, lm.tokenizer, products="float16")
+    try:
+        scores, coarse = (kn.knowledge_attribution(m, PROMPTS, ANSWER).flatten(1) for m in (single, half))
+        assert coarse.dtype == torch.float32
+        error = (coarse - scores).abs().amax(1) / scores.abs().amax(1)
+        assert 0 < error.max() < 0.05
+    finally:
+        lm.model.double()
