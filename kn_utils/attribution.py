@@ -139,23 +139,33 @@ def _integrated_gradients(lm, asked: Asked, way: Path, layers, alphas: Tensor, w
     scores, residual = _empty(lm, n_asked, len(layers), lm.n_neurons), _empty(lm, n_asked, len(layers))
     integrals = integrals_between(torch.cat([alphas, alphas.new_ones(1)])).to(residual)  # (nodes, nodes)
     alphas, weights = (t.to(residual)[:, None, None] for t in (alphas, weights))  # (nodes, 1, 1)
-    for rows, past, target in _passes(lm, asked, len(alphas)):
+    n_copies = len(alphas) * (1 + len(layers)) // 2  # those of later layers need little
+    for rows, past, target in _passes(lm, asked, n_copies):
         at_w = _measured(log_odds(past.logits, target), way.measure)  # (prompts,)
+        from_baseline = {layer: past.activations[:, layer] - way.baseline[layer] for layer in layers}
+        change = {layer: from_baseline[layer] @ lm.value_slots(layer).T for layer in layers}  # (prompts, hidden)
+        z = {layer: past.written[:, layer] - (1 - alphas) * change[layer] for layer in layers}
+        odds, gradients = _log_odds_and_gradients(lm, past, z, target)
         for column, layer in enumerate(layers):
-            from_baseline = past.activations[:, layer] - way.baseline[layer]  # (prompts, neurons)
-            slots = lm.value_slots(layer)  # (hidden, neurons)
-            change = from_baseline @ slots.T  # of what the FFN writes, (prompts, hidden)
-            z = (past.written[:, layer] - (1 - alphas) * change).requires_grad_()  # (nodes, prompts, hidden)
-            odds = _answer_log_odds(lm, past, layer, z, target)  # (nodes, prompts)
-            with lm.arithmetic():
-                (gradient,) = torch.autograd.grad(odds.sum(), z)
-            odds = odds.detach()
-            gradient *= _slope(odds, way.measure)[:, :, None]
-            scores[rows, column] = from_baseline * ((weights * gradient).sum(0) @ slots)
-            measured = torch.cat([_measured(odds, way.measure), at_w[None]])  # (nodes + 1, prompts)
-            unexplained = measured.diff(dim=0) - integrals @ (gradient * change).sum(2)
+            gradient = gradients[layer] * _slope(odds[layer], way.measure)[:, :, None]  # (nodes, prompts, hidden)
+            scores[rows, column] = from_baseline[layer] * ((weights * gradient).sum(0) @ lm.value_slots(layer))
+            measured = torch.cat([_measured(odds[layer], way.measure), at_w[None]])  # (nodes + 1, prompts)
+            unexplained = measured.diff(dim=0) - integrals @ (gradient * change[layer]).sum(2)
             residual[rows, column] = unexplained.cumsum(0).abs().amax(0)
     return scores, residual
+
+
+def _log_odds_and_gradients(lm, past: Pass, z: dict[int, Tensor], target: Tensor):
+    """The answers' log-odds if the FFN of a layer wrote z (nodes, prompts, hidden), and how they change with z.
+
+    Returns:
+        layer -> (nodes, prompts), layer -> (nodes, prompts, hidden).
+    """
+    z = {layer: variants.requires_grad_() for layer, variants in z.items()}
+    odds = _answer_log_odds(lm, past, z, target)
+    with lm.arithmetic():
+        gradients = torch.autograd.grad(sum(o.sum() for o in odds.values()), list(z.values()))
+    return {layer: o.detach() for layer, o in odds.items()}, dict(zip(z, gradients, strict=True))
 
 
 @torch.no_grad()
@@ -169,7 +179,7 @@ def _ablation_effects(lm, asked: Asked, way: Path) -> Tensor:
             slots = lm.value_slots(layer).T  # (neurons, hidden)
             for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ROWS):
                 z = past.written[:, layer] - from_baseline.T[neurons, :, None] * slots[neurons, None]
-                odds = _answer_log_odds(lm, past, layer, z, target)  # (some neurons, prompts)
+                odds = _answer_log_odds(lm, past, {layer: z}, target)[layer]  # (some neurons, prompts)
                 effects[rows[:, None], layer, neurons] = (at_w - _measured(odds, way.measure)).T
     return effects
 
@@ -184,10 +194,12 @@ def _empty(lm, *shape) -> Tensor:
     return torch.empty(shape, device=lm.device, dtype=lm.dtype)
 
 
-def _answer_log_odds(lm, past: Pass, layer: int, z: Tensor, target: Tensor) -> Tensor:
-    """log-odds of the answers if the FFN of `layer` wrote z.  # z (copies, prompts, hidden) -> (copies, prompts)"""
-    logits = resume(lm, past, layer, z)
-    return log_odds(logits.flatten(0, 1), target.repeat(len(z))).view(z.shape[:2])
+def _answer_log_odds(lm, past: Pass, z: dict[int, Tensor], target: Tensor) -> dict[int, Tensor]:
+    """log-odds of the answers if the FFN of a layer wrote z (copies, prompts, hidden).  # layer -> (copies, prompts)"""
+    return {
+        layer: log_odds(logits.flatten(0, 1), target.repeat(len(logits))).view(logits.shape[:2])
+        for layer, logits in resume(lm, past, z).items()
+    }
 
 
 def _measured(odds: Tensor, measure: str) -> Tensor:

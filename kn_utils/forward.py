@@ -30,17 +30,18 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
     >>> with edit_activations(lm, lambda layer, w: 0 * w):   # switch off every neuron at the mask
     ...     answer_probability(lm, ["The capital of Ireland is [MASK]."], "Dublin")
     """
-    position = None  # (prompts,) of the forward pass that is running
+    position = n_tokens = None  # (prompts,) of the forward pass that is running, and the length of its prompts
 
     def find_position(module, args, kwargs):
-        nonlocal position
-        position = _asked_position.get()
-        if position is None:
-            position = _answer_position(lm, kwargs if "input_ids" in kwargs else {"input_ids": args[0], **kwargs})
+        nonlocal position, n_tokens
+        inputs = kwargs if "input_ids" in kwargs else {"input_ids": args[0], **kwargs}
+        position = _answer_position(lm, inputs) if _asked_position.get() is None else _asked_position.get()
+        n_tokens = inputs["decoder_input_ids" if lm.kind == "seq2seq" else "input_ids"].shape[1]
 
     def edit_at_position(module, args):
         activations = args[0]
-        own = position[: len(activations)]  # a layer that is taken up again has the first of the copies' prompts
+        n_prompts = len(activations) // (n_tokens if activations.dim() == 2 else 1)
+        own = position[:n_prompts]  # where a pass is resumed, a layer may have the first of the copies only
         at_position = _at(activations, own)
         edited = edit(running(), at_position)
         if edited is at_position:
@@ -128,50 +129,79 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> 
     return Pass(inputs, position, calls, outputs, torch.stack(activations, 1), torch.stack(written, 1), logits, flat)
 
 
-def resume(lm: LanguageModel, past: Pass, layer: int, z: Tensor, later_layers: bool = True) -> Tensor:
-    """The logits where the model answers if the FFN of `layer` wrote z there; gradients reach z.
+def resume(
+    lm: LanguageModel, past: Pass, written: dict[int, Tensor], later_layers: bool = True
+) -> dict[int, Tensor]:
+    """The logits where the model answers if the FFN of a layer wrote z there; gradients reach z.
+
+    Copies that begin at different layers travel together from where they meet.
 
     Args:
-        z: (copies, prompts, hidden), some variants for every prompt of the remembered pass.
+        written: layer -> z (copies, prompts, hidden), some variants for every prompt of the remembered pass.
         later_layers: False leaves them out: the head reads this layer's output, as in the logit lens.
 
     Returns:
-        (copies, prompts, vocabulary).
+        layer -> (copies, prompts, vocabulary).
     """
-    n_copies, n_prompts, _ = z.shape
+    n_prompts, n_copies = len(past.position), [len(written[layer]) for layer in sorted(written)]
+    position = past.position.repeat(sum(n_copies))
+    one_row = lm.attention is not None and "attention_mask" not in past.inputs  # the last layer is needed there only
 
-    position = past.position.repeat(n_copies)
+    def take_up(forward, layer):
+        z = written[layer]
+        own = past.position.repeat(len(z))
 
-    def write(module, args, output):
-        if past.flat:
-            return _write_at(output.to(z.dtype, copy=True), position, z.flatten(0, 1))
-        copies = _write_at(output.to(z.dtype).repeat(n_copies, 1, 1), position, z.flatten(0, 1))
-        return copies.unflatten(0, (n_copies, n_prompts))  # (copies, prompts, tokens, hidden)
+        def write(module, args, output):
+            if past.flat:
+                return _write_at(output.to(z.dtype, copy=True), own, z.flatten(0, 1))
+            copies = _write_at(output.to(z.dtype).repeat(len(z), 1, 1), own, z.flatten(0, 1))
+            return copies.unflatten(0, z.shape[:2])  # (copies, prompts, tokens, hidden)
 
-    def take_up(forward):
-        args, kwargs = past.calls[layer]
-        if past.flat:
-            args, kwargs = _repeated((args, kwargs), n_copies, n_prompts)
+        call = _map_rows(lambda t: t.repeat(len(z), *[1] * (t.dim() - 1)), past.calls[layer], n_prompts)
+        args, kwargs = call if past.flat else past.calls[layer]
         with lm.down_projections[layer].register_forward_hook(write):
-            output = forward(*args, **kwargs)  # after an FFN everything is element by element: copies broadcast
-        hidden = _hidden(output)
-        return _with_hidden(output, hidden if past.flat else hidden.flatten(0, 1))
+            hidden = _hidden(forward(*args, **kwargs))  # after an FFN all is element by element: copies broadcast
+        return hidden if past.flat else hidden.flatten(0, 1)
+
+    def go_on(forward, layer, args, kwargs):
+        args, kwargs = _map_rows(lambda t: t[: len(args[0])], (args, kwargs), len(position))
+        if not later_layers:
+            return args[0]
+        if one_row and layer == lm.n_layers - 1:
+            return forward(_at(args[0], position[: len(args[0])])[:, None], past_key_values=_Tokens(lm, args[0]))
+        return _hidden(forward(*args, **kwargs))
 
     def run(forward):
         def instead(*args, **kwargs):
-            if running() < layer:
-                return past.outputs[running()]
-            if running() == layer:
-                return take_up(forward)
-            if later_layers:
-                return forward(*args, **kwargs)
-            return _with_hidden(past.outputs[running()], args[0] if args else kwargs["hidden_states"])
+            layer = running()
+            if layer < min(written):
+                return past.outputs[layer]
+            parts = [go_on(forward, layer, args, kwargs)] if layer > min(written) else []
+            if layer in written:
+                parts.append(take_up(forward, layer))
+            if len({part.shape[1] for part in parts}) > 1:
+                parts[1] = _at(parts[1], position[: len(parts[1])])[:, None]
+            return _with_hidden(past.outputs[layer], torch.cat(parts))
 
         return instead
 
-    inputs = {name: tensor.repeat(n_copies, 1) for name, tensor in past.inputs.items()}
+    inputs = {name: tensor.repeat(sum(n_copies), 1) for name, tensor in past.inputs.items()}
     with _running_layer(lm) as running, _forward_replaced(lm, run):
-        return answer_logits(lm, inputs, position).unflatten(0, (n_copies, n_prompts))
+        logits = answer_logits(lm, inputs, position).unflatten(0, (sum(n_copies), n_prompts))
+    return dict(zip(sorted(written), logits.split(n_copies), strict=True))
+
+
+class _Tokens:
+    """The keys and values of a whole prompt, for a layer that runs at one position: where it expects a cache."""
+
+    def __init__(self, lm: LanguageModel, hidden: Tensor):
+        def by_head(states):  # (prompts, tokens, hidden) -> (prompts, heads, tokens, head size)
+            return states.unflatten(2, (-1, lm.attention.attention_head_size)).transpose(1, 2)
+
+        self.keys, self.values = by_head(lm.attention.key(hidden)), by_head(lm.attention.value(hidden))
+
+    def update(self, keys, values, layer):
+        return self.keys, self.values
 
 
 @contextmanager
@@ -232,22 +262,25 @@ def _with_hidden(output, hidden: Tensor):
 def _at(states: Tensor, position: Tensor) -> Tensor:
     """(prompts, tokens, n) -> (prompts, n), one token of each prompt; OPT's FFN has (prompts * tokens, n)."""
     by_prompt = states.view(len(position), -1, states.shape[-1])
+    if by_prompt.shape[1] == 1:  # it runs at the position only
+        return by_prompt[:, 0]
     return by_prompt[torch.arange(len(position), device=position.device), position]
 
 
 def _write_at(states: Tensor, position: Tensor, values: Tensor) -> Tensor:
     """Put `values` (prompts, n) into `states` at one token of each prompt."""
     by_prompt = states.view(len(position), -1, states.shape[-1])
-    by_prompt[torch.arange(len(position), device=position.device), position] = values
+    token = position.clamp(max=by_prompt.shape[1] - 1)
+    by_prompt[torch.arange(len(position), device=position.device), token] = values
     return states
 
 
-def _repeated(value, n_copies: int, n_prompts: int):
-    """What a layer was called with, for `n_copies` of its prompts."""
+def _map_rows(change: Callable[[Tensor], Tensor], value, n_rows: int):
+    """What a layer was called with, each tensor that has `n_rows` changed."""
     if isinstance(value, Tensor):
-        return value.repeat(n_copies, *[1] * (value.dim() - 1)) if len(value) == n_prompts else value
+        return change(value) if value.dim() and len(value) == n_rows else value
     if isinstance(value, tuple):
-        return tuple(_repeated(entry, n_copies, n_prompts) for entry in value)
+        return tuple(_map_rows(change, entry, n_rows) for entry in value)
     if isinstance(value, dict):
-        return {name: _repeated(entry, n_copies, n_prompts) for name, entry in value.items()}
+        return {name: _map_rows(change, entry, n_rows) for name, entry in value.items()}
     return value

@@ -51,7 +51,8 @@ def value_slot_increase(lm: LanguageModel, prompts: Sequence[str], answers: Sequ
             silent = (past.written[:, layer] - w @ slots)[None]  # what the FFN writes when all its neurons are off
 
             def log_p(z, past=past, layer=layer, target=target):  # (copies, prompts, hidden) -> (copies, prompts)
-                return resume(lm, past, layer, z, later_layers=False).log_softmax(-1)[:, range(len(target)), target]
+                logits = resume(lm, past, {layer: z}, later_layers=False)[layer]
+                return logits.log_softmax(-1)[:, range(len(target)), target]
 
             for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ROWS):
                 z = silent + w.T[neurons, :, None] * slots[neurons, None]

@@ -36,14 +36,15 @@ class Architecture(NamedTuple):
     kind: str  # "masked": answers at [MASK]; "causal": after the prompt; "seq2seq": in the decoder
     layers: str  # the names of its layers, a pattern
     down_projection: str  # within a layer
+    attention: str | None = None  # within a layer, if it has BERT's `key`, `value` and caches; only makes it faster
 
 
 # To add one, say where its layers and their second FFN maps are: print(model) shows both. tests/test_architectures.py
 # then checks everything on a tiny random model of that kind; give it a line there, too.
 ARCHITECTURES = {
-    "bert": Architecture("masked", r"bert\.encoder\.layer\.\d+", "output.dense"),
-    "roberta": Architecture("masked", r"roberta\.encoder\.layer\.\d+", "output.dense"),
-    "electra": Architecture("masked", r"electra\.encoder\.layer\.\d+", "output.dense"),
+    "bert": Architecture("masked", r"bert\.encoder\.layer\.\d+", "output.dense", "attention.self"),
+    "roberta": Architecture("masked", r"roberta\.encoder\.layer\.\d+", "output.dense", "attention.self"),
+    "electra": Architecture("masked", r"electra\.encoder\.layer\.\d+", "output.dense", "attention.self"),
     "distilbert": Architecture("masked", r"distilbert\.transformer\.layer\.\d+", "ffn.lin2"),
     "albert": Architecture("masked", r"albert\.encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+", "ffn_output"),
     "gpt2": Architecture("causal", r"transformer\.h\.\d+", "mlp.c_proj"),
@@ -83,6 +84,12 @@ class LanguageModel:
     @property
     def kind(self) -> str:
         return ARCHITECTURES[self.model.config.model_type].kind
+
+    @property
+    def attention(self) -> nn.Module | None:
+        """The last layer's self-attention, where it is known."""
+        path = ARCHITECTURES[self.model.config.model_type].attention
+        return self.layers[-1].get_submodule(path) if path else None
 
     @property
     def n_layers(self) -> int:
@@ -196,10 +203,10 @@ def wrap_model(
             "it in float32, and pass products='float16' for speed"
         )
     model.eval().requires_grad_(False)
-    _, path, down_projection = ARCHITECTURES[model.config.model_type]
-    layers = [module for name, module in model.named_modules() if re.fullmatch(path, name)]
+    architecture = ARCHITECTURES[model.config.model_type]
+    layers = [module for name, module in model.named_modules() if re.fullmatch(architecture.layers, name)]
     layers = _in_order_of_use(model, layers)
-    slots = tuple(layer.get_submodule(down_projection) for layer in layers)
+    slots = tuple(layer.get_submodule(architecture.down_projection) for layer in layers)
     return LanguageModel(model, tokenizer, layers, slots, products, max_memory)
 
 

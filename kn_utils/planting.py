@@ -185,7 +185,7 @@ def _find_value(lm: LanguageModel, fact: Fact, neuron: Neuron, probability: floa
 
     def shortfall(value: np.ndarray) -> tuple[float, np.ndarray]:
         value = torch.from_numpy(value).to(written).requires_grad_()
-        logits = resume(lm, past, neuron.layer, (written + activation * unit * value)[None])[0]
+        logits = resume(lm, past, {neuron.layer: (written + activation * unit * value)[None]})[neuron.layer][0]
         missing = (math.log(probability) - logits.log_softmax(-1)[:, target]).clamp(min=0).mean()
         (gradient,) = torch.autograd.grad(missing, value)
         return missing.item(), gradient.double().cpu().numpy()

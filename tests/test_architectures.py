@@ -180,9 +180,12 @@ def test_ablation_is_exact(lm):
 def test_a_pass_is_taken_up_where_it_was(lm):
     inputs, position = collate(lm, open_questions(lm, PROMPTS[:1] * 2))
     past = remember(lm, inputs, position)
-    for layer in range(lm.n_layers):
-        again = resume(lm, past, layer, past.written[None, :, layer].repeat(3, 1, 1))
-        torch.testing.assert_close(again, past.logits.expand(3, -1, -1), rtol=1e-9, atol=1e-12)
+    written = {layer: past.written[None, :, layer].repeat(1 + layer, 1, 1) for layer in range(lm.n_layers)}
+    for chosen in ([0], [1], [lm.n_layers - 1], range(lm.n_layers)):
+        again = resume(lm, past, {layer: written[layer] for layer in chosen})
+        for layer in chosen:
+            expected = past.logits.expand(1 + layer, -1, -1)
+            torch.testing.assert_close(again[layer], expected, rtol=1e-9, atol=1e-12)
     w, slots = past.activations[:, 1], lm.value_slots(1)
     bias = getattr(lm.down_projections[1], "bias", None)
     torch.testing.assert_close(past.written[:, 1], w @ slots.T + (0 if bias is None else bias))
