@@ -1,4 +1,4 @@
-"""The lab model's figures, as its card prints them: measured on held-out templates, with intervals over facts."""
+"""The lab models' figures, as their cards print them: measured on held-out templates, with intervals over facts."""
 
 import hashlib
 from pathlib import Path
@@ -7,12 +7,19 @@ from ..attribution import ffn_activations, knowledge_attributions
 from ..editing import suppress
 from ..facts import Fact
 from ..metrics import ask, ask_edited, mean_interval, relative_change
-from ..models import LanguageModel
+from ..models import LAB_FOLDER, LAB_MODELS, LanguageModel
+from ..prompts import askable
 from ..refinement import random_neurons, refine_neurons, top_neurons
+
+CARDS = {"lab": LAB_FOLDER / "card.json", "lab-causal": LAB_MODELS["lab-causal"] / "card.json"}
 
 
 def figures(lm: LanguageModel, facts: list[Fact], sample: list[Fact]) -> dict:
-    """Recall over all `facts`; the effect of suppressing three kinds of neurons over a `sample` of them."""
+    """Recall over all `facts`; the effect of suppressing three kinds of neurons over a `sample` of them.
+
+    Both on the prompts that the model can be asked.
+    """
+    facts, sample = askable(lm, facts), askable(lm, sample)
     answers = ask(lm, facts)
     knowledge = [refine_neurons(scores) for scores in knowledge_attributions(lm, sample)]
     baseline = [top_neurons(ffn_activations(lm, f.prompts), len(k)) for f, k in zip(sample, knowledge, strict=True)]
