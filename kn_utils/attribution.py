@@ -9,10 +9,10 @@ from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
 from .facts import Fact
-from .forward import Pass, log_odds, remember, resume
+from .forward import Pass, gradients, log_odds, remember, resume
 from .models import LanguageModel
 from .prompts import ROWS, Asked, ask_for, batches, open_questions
-from .quadrature import gauss_rule, integrals_between, riemann_points
+from .quadrature import integrals_between, radau_rule, riemann_points
 
 PATHS = ("layer", "neuron")
 MEASURES = ("probability", "log_probability")
@@ -70,7 +70,7 @@ def knowledge_attribution(
             "gauss-legendre" is close to the true integral with few points.
         baseline: "zero" (the paper), "mean" (each neuron's mean over these prompts), or a tensor (layers, neurons).
         measure: "probability" or "log_probability" (natural); only the latter for answers of several tokens.
-        exact_steps: evaluate every point of a sum. By default a Gauss rule with fewer nodes stands for it wherever
+        exact_steps: evaluate every point of a sum. By default a Radau rule with fewer nodes stands for it wherever
             that is right to 1e-5 of the highest score.
         per_token: do not sum over an answer's tokens. Each has a row of its own, prompt by prompt.
 
@@ -115,8 +115,8 @@ def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) 
 
 
 def _fewest_points(lm, asked: Asked, way: Path, points: Tensor, weights: Tensor) -> Tensor:
-    """The sum over all points, by Gauss rules of more and more nodes where the residual asks for them."""
-    rules = [gauss_rule(points, weights, n_nodes) for n_nodes in N_NODES if n_nodes < len(points)] + [(points, weights)]
+    """The sum over all points, by Radau rules of more and more nodes where the residual asks for them."""
+    rules = [radau_rule(points, weights, n_nodes) for n_nodes in N_NODES if n_nodes < len(points)] + [(points, weights)]
     scores, residual = _integrated_gradients(lm, asked, way, range(lm.n_layers), *rules[0])
     for rule in rules[1:]:
         rough = residual > TOLERANCE * scores.flatten(1).abs().amax(1)[:, None]  # (n, layers)
@@ -138,18 +138,24 @@ def _integrated_gradients(lm, asked: Asked, way: Path, layers, alphas: Tensor, w
     n_asked = len(asked.questions)
     scores, residual = _empty(lm, n_asked, len(layers), lm.n_neurons), _empty(lm, n_asked, len(layers))
     integrals = integrals_between(torch.cat([alphas, alphas.new_ones(1)])).to(residual)  # (nodes, nodes)
-    alphas, weights = (t.to(residual)[:, None, None] for t in (alphas, weights))  # (nodes, 1, 1)
-    n_copies = len(alphas) * (1 + len(layers)) // 2  # those of later layers need little
+    inner = alphas[alphas < 1].to(residual)[:, None, None]  # a node at w is one pass for all layers
+    weights = weights.to(residual)[:, None, None]  # (nodes, 1, 1)
+    n_copies = max(1, len(inner) * (1 + len(layers)) // 2)  # those of later layers need little
     for rows, past, target in _passes(lm, asked, n_copies):
-        at_w = _measured(log_odds(past.logits, target), way.measure)  # (prompts,)
         from_baseline = {layer: past.activations[:, layer] - way.baseline[layer] for layer in layers}
         change = {layer: from_baseline[layer] @ lm.value_slots(layer).T for layer in layers}  # (prompts, hidden)
-        z = {layer: past.written[:, layer] - (1 - alphas) * change[layer] for layer in layers}
-        odds, gradients = _log_odds_and_gradients(lm, past, z, target)
+        z = {layer: past.written[:, layer] - (1 - inner) * change[layer] for layer in layers}
+        odds, slopes = _log_odds_and_gradients(lm, past, z, target)
+        odds_at_w = log_odds(past.logits, target)[None]  # (1, prompts)
+        if len(inner) < len(alphas):
+            odds_at_w, slopes_at_w = (t[None] for t in gradients(lm, past, target))
         for column, layer in enumerate(layers):
-            gradient = gradients[layer] * _slope(odds[layer], way.measure)[:, :, None]  # (nodes, prompts, hidden)
+            if len(inner) < len(alphas):
+                odds[layer] = torch.cat([odds[layer], odds_at_w])
+                slopes[layer] = torch.cat([slopes[layer], slopes_at_w[:, :, layer]])
+            gradient = slopes[layer] * _slope(odds[layer], way.measure)[:, :, None]  # (nodes, prompts, hidden)
             scores[rows, column] = from_baseline[layer] * ((weights * gradient).sum(0) @ lm.value_slots(layer))
-            measured = torch.cat([_measured(odds[layer], way.measure), at_w[None]])  # (nodes + 1, prompts)
+            measured = _measured(torch.cat([odds[layer], odds_at_w]), way.measure)  # (nodes + 1, prompts)
             unexplained = measured.diff(dim=0) - integrals @ (gradient * change[layer]).sum(2)
             residual[rows, column] = unexplained.cumsum(0).abs().amax(0)
     return scores, residual
@@ -161,11 +167,13 @@ def _log_odds_and_gradients(lm, past: Pass, z: dict[int, Tensor], target: Tensor
     Returns:
         layer -> (nodes, prompts), layer -> (nodes, prompts, hidden).
     """
+    if not len(next(iter(z.values()))):
+        return {layer: variants[:, :, 0] for layer, variants in z.items()}, z  # no nodes, nothing to ask
     z = {layer: variants.requires_grad_() for layer, variants in z.items()}
     odds = _answer_log_odds(lm, past, z, target)
     with lm.arithmetic():
-        gradients = torch.autograd.grad(sum(o.sum() for o in odds.values()), list(z.values()))
-    return {layer: o.detach() for layer, o in odds.items()}, dict(zip(z, gradients, strict=True))
+        slopes = torch.autograd.grad(sum(o.sum() for o in odds.values()), list(z.values()))
+    return {layer: o.detach() for layer, o in odds.items()}, dict(zip(z, slopes, strict=True))
 
 
 @torch.no_grad()

@@ -129,6 +129,28 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> 
     return Pass(inputs, position, calls, outputs, torch.stack(activations, 1), torch.stack(written, 1), logits, flat)
 
 
+def gradients(lm: LanguageModel, past: Pass, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The answers' log-odds and how they change with z, for all layers from one more pass.
+
+    Returns:
+        (prompts,), (prompts, layers, hidden).
+    """
+    shifts = torch.zeros_like(past.written).requires_grad_()
+
+    def shift(module, args, output):
+        z = _at(output, past.position) + shifts[:, running()]
+        return _write_at(output.to(z.dtype, copy=True), past.position, z)
+
+    with ExitStack() as hooks:
+        running = hooks.enter_context(_running_layer(lm))
+        for down_projection in set(lm.down_projections):
+            hooks.enter_context(down_projection.register_forward_hook(shift))
+        odds = log_odds(answer_logits(lm, past.inputs, past.position), target)
+        with lm.arithmetic():
+            (slopes,) = torch.autograd.grad(odds.sum(), shifts)
+    return odds.detach(), slopes
+
+
 def resume(
     lm: LanguageModel, past: Pass, written: dict[int, Tensor], later_layers: bool = True
 ) -> dict[int, Tensor]:

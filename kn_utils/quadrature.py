@@ -1,4 +1,4 @@
-"""Points and weights on [0, 1]: Riemann sums, and the Gauss rules that stand for them with fewer evaluations."""
+"""Points and weights on [0, 1]: Riemann sums, and the Gauss-Radau rules that stand for them with fewer evaluations."""
 
 import numpy as np
 import torch
@@ -20,15 +20,23 @@ def riemann_points(rule: str, n_steps: int) -> tuple[Tensor, Tensor]:
     return (torch.arange(n_steps).double() + offset) / n_steps, torch.full((n_steps,), 1 / n_steps).double()
 
 
-def gauss_rule(points: Tensor, weights: Tensor, n_nodes: int) -> tuple[Tensor, Tensor]:
-    """The `n_nodes`-node Gauss rule of a weighted sum: equal to the sum for every polynomial of degree < 2 n_nodes.
+def radau_rule(points: Tensor, weights: Tensor, n_nodes: int) -> tuple[Tensor, Tensor]:
+    """The Gauss-Radau rule of a weighted sum: few nodes, the last of them 1, and equal to the sum for every polynomial
+    of degree < 2 n_nodes - 1.  # (n_nodes,), (n_nodes,)
 
     A sum over points is an integral with respect to a discrete measure, and has Gauss rules like any other measure.
-    They are read off its Jacobi matrix (Golub and Welsch 1969).  # (n_nodes,), (n_nodes,)
+    They are read off its Jacobi matrix (Golub and Welsch 1969), whose last entry decides where one node lies (Golub
+    1973).
     """
     x, root = points.numpy(), weights.sqrt().numpy()
     basis, _ = np.linalg.qr(root[:, None] * np.polynomial.legendre.legvander(2 * x - 1, n_nodes - 1))  # orthonormal
-    nodes, vectors = np.linalg.eigh(basis.T @ (x[:, None] * basis))
+    jacobi = basis.T @ (x[:, None] * basis)  # tridiagonal
+    if n_nodes == 1:
+        return torch.ones(1).double(), weights.sum()[None]
+    corner = np.linalg.inv(jacobi[:-1, :-1] - np.eye(n_nodes - 1))[-1, -1]
+    jacobi[-1, -1] = 1 + jacobi[-1, -2] ** 2 * corner
+    nodes, vectors = np.linalg.eigh(jacobi)
+    nodes[-1] = 1.0
     return torch.tensor(nodes), torch.tensor((root @ basis @ vectors) ** 2)
 
 

@@ -5,34 +5,32 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kn_utils.quadrature import RULES, gauss_rule, integrals_between, riemann_points
+from kn_utils.quadrature import RULES, integrals_between, radau_rule, riemann_points
 
 RIEMANN = [rule for rule in RULES if rule != "gauss-legendre"]
 
 
 @pytest.mark.parametrize("rule", RIEMANN)
-@pytest.mark.parametrize("n_nodes", [1, 2, 5, 6])
-def test_gauss_rule_equals_the_sum_for_polynomials_below_twice_its_nodes(rule, n_nodes):
+@pytest.mark.parametrize("n_nodes", [1, 2, 5, 8])
+def test_radau_rule_equals_the_sum_for_polynomials_below_twice_its_nodes_less_one(rule, n_nodes):
     points, weights = riemann_points(rule, 20)
-    nodes, gauss = gauss_rule(points, weights, n_nodes)
-    for degree in range(2 * n_nodes):
-        assert (gauss * nodes**degree).sum().item() == pytest.approx((weights * points**degree).sum().item(), abs=1e-13)
-    beyond = 2 * n_nodes
-    assert (gauss * nodes**beyond).sum().item() != pytest.approx((weights * points**beyond).sum().item(), abs=1e-13)
+    nodes, radau = radau_rule(points, weights, n_nodes)
+    assert nodes[-1] == 1 and len(nodes) == n_nodes
+    assert (radau > 0).all() and (nodes > 0).all()
+    for degree in range(2 * n_nodes - 1):
+        assert (radau * nodes**degree).sum().item() == pytest.approx((weights * points**degree).sum().item(), abs=1e-13)
+    beyond = 2 * n_nodes - 1
+    assert (radau * nodes**beyond).sum().item() != pytest.approx((weights * points**beyond).sum().item(), abs=1e-13)
 
 
-def test_gauss_rule_with_a_node_for_every_point_is_the_sum():
-    points, weights = riemann_points("left", 7)
-    nodes, gauss = gauss_rule(points, weights, 7)
-    torch.testing.assert_close(nodes, points, atol=1e-12, rtol=0)
-    torch.testing.assert_close(gauss, weights, atol=1e-12, rtol=0)
-
-
-def test_gauss_rule_of_many_points_is_close_to_gauss_legendre():
-    nodes, gauss = gauss_rule(*riemann_points("midpoint", 2000), 4)
-    expected = riemann_points("gauss-legendre", 4)
-    torch.testing.assert_close(nodes, expected[0], atol=1e-6, rtol=0)
-    torch.testing.assert_close(gauss, expected[1], atol=1e-6, rtol=0)
+def test_radau_rule_of_many_points_is_the_classical_one():
+    """Three nodes on [0, 1] with one at the end: (4 -+ sqrt 6) / 10 and 1 (Abramowitz and Stegun 25.4.31, mirrored)."""
+    nodes, radau = radau_rule(*riemann_points("midpoint", 4000), 3)
+    root = 6**0.5
+    expected = torch.tensor([(4 - root) / 10, (4 + root) / 10, 1.0]).double()
+    torch.testing.assert_close(nodes, expected, atol=1e-6, rtol=0)
+    weights = torch.tensor([(16 - root) / 36, (16 + root) / 36, 1 / 9]).double()
+    torch.testing.assert_close(radau, weights, atol=1e-6, rtol=0)
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=5), st.sets(st.integers(0, 40), min_size=6, max_size=8))
