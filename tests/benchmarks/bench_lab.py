@@ -1,0 +1,77 @@
+"""The lab model: attribution and exact ablation of one fact in several ways, and attribution of all facts."""
+
+import pytest
+import reference
+import torch
+from captum.attr import IntegratedGradients
+from common import hooked, plain_probability
+from measures import one_fact
+
+import kn_utils as kn
+
+FACT = one_fact()
+
+
+def with_captum(lm, prompts, answer):
+    """The same sum by captum, with a forward function for each prompt and layer.  # (prompts, layers, neurons)"""
+
+    def scores(prompt, layer, w):
+        def probability(values):  # (steps, neurons)
+            with hooked(lm, layer, lambda _: values):
+                return plain_probability(lm, prompt, answer, copies=len(values))
+
+        return IntegratedGradients(probability).attribute(w[None], n_steps=20, method="riemann_left")[0]
+
+    activations = kn.ffn_activations(lm, prompts)
+    return torch.stack(
+        [
+            torch.stack([scores(prompt, layer, w) for layer, w in enumerate(layers)])
+            for prompt, layers in zip(prompts, activations, strict=True)
+        ]
+    )
+
+
+def ablate(lm, prompts, answer):
+    return kn.knowledge_attribution(lm, prompts, answer, path="neuron")
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return kn.load_model("lab", device="cpu")
+
+
+def compare(benchmark, found, lab, way, call, rounds, tolerance):
+    """Time one way to the scores of `FACT`; they are those of the first way up to a part of the highest score."""
+    found[way] = benchmark.pedantic(call, (lab, FACT.prompts, FACT.answer), rounds=rounds, warmup_rounds=1)
+    expected = next(iter(found.values()))
+    difference = ((found[way] - expected).abs().max() / expected.abs().max()).item()
+    benchmark.extra_info.update(
+        prompts=len(FACT.prompts),
+        neurons=lab.n_layers * lab.n_neurons,
+        threads=torch.get_num_threads(),
+        difference=difference,
+    )
+    assert difference <= tolerance
+
+
+@pytest.mark.benchmark(group="lab")
+@pytest.mark.parametrize(
+    "way, call", [("reference", reference.attribution), ("captum", with_captum), ("kn_utils", kn.knowledge_attribution)]
+)
+def test_attribution(benchmark, found, lab, way, call):
+    compare(benchmark, found.setdefault("attribution", {}), lab, way, call, rounds=5, tolerance=1e-5)
+
+
+@pytest.mark.benchmark(group="ablation")
+@pytest.mark.parametrize("way, call", [("reference", reference.ablation), ("kn_utils", ablate)])
+def test_ablation(benchmark, found, lab, way, call):
+    compare(benchmark, found.setdefault("ablation", {}), lab, way, call, rounds=1, tolerance=1e-4)  # P hardly moves
+
+
+@pytest.mark.benchmark(group="all")
+def test_all_facts(benchmark, lab):
+    facts = kn.load_facts("lab")
+    scores = benchmark.pedantic(kn.knowledge_attributions, (lab, facts), rounds=1)
+    assert [len(table) for table in scores] == [len(fact.prompts) for fact in facts]
+    n_prompts = sum(map(len, scores))
+    benchmark.extra_info.update(facts=len(facts), prompts=n_prompts, threads=torch.get_num_threads())
