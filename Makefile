@@ -1,5 +1,5 @@
 # make book   run the notebooks, write the pages       make lab    open the notebooks
-# make test   lint and test                            make bench  measure speed
+# make test   lint and test                            make bench  measure speed, write its page
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
@@ -28,7 +28,10 @@ test: env
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
 
 bench: env
-	$(BIN)/python -m pytest -o addopts=--strict-markers -o python_files='bench_*.py' --benchmark-only tests/benchmarks $(ARGS)
+	@mkdir -p _build
+	$(BIN)/python -m pytest -o addopts=--strict-markers -o python_files='bench_*.py' --benchmark-only \
+		--benchmark-json=_build/bench.json tests/benchmarks $(ARGS)
+	$(BIN)/python book/speed.py _build/bench.json
 
 check-book: env
 	@$(BIN)/python book/check.py $(ARGS)

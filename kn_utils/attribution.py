@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from .facts import Fact
 from .forward import Pass, gradients, log_odds, remember, resume
-from .models import LanguageModel
+from .models import LanguageModel, answer_ids
 from .prompts import ROWS, Asked, ask_for, batches, open_questions
 from .quadrature import integrals_between, radau_rule, riemann_points
 
@@ -81,13 +81,10 @@ def knowledge_attribution(
         ValueError: an unknown rule, path, baseline or measure, n_steps below 1, a prompt that does not suit the model,
             an answer outside the vocabulary, or of several tokens if the measure is "probability".
     """
-    for name, value, known in (("path", path, PATHS), ("measure", measure, MEASURES)):
-        if value not in known:
-            raise ValueError(f"{name} {value!r} is unknown: choose one of {known}")
+    if path not in PATHS:
+        raise ValueError(f"path {path!r} is unknown: choose one of {PATHS}")
     asked = ask_for(lm, prompts, answer)
-    if measure == "probability" and len(asked.questions) > len(prompts):
-        long = answer if isinstance(answer, str) else answer[asked.prompt[1:][asked.prompt.diff() == 0][0]]
-        raise ValueError(f"answer {long!r} takes several tokens: pass measure='log_probability', which sums over them")
+    check_measure(lm, [answer] if isinstance(answer, str) else answer, measure)
     way = Path(_baseline(lm, prompts, baseline), measure)
     points = riemann_points(rule, n_steps)
     if path == "neuron":
@@ -99,6 +96,17 @@ def knowledge_attribution(
     if per_token or len(scores) == len(prompts):
         return scores
     return torch.zeros_like(scores[: len(prompts)]).index_add_(0, asked.prompt, scores)
+
+
+def check_measure(lm: LanguageModel, answers: Sequence[str], measure: str) -> None:
+    """Raise a ValueError if the measure is unknown, or is the probability of an answer of several tokens."""
+    if measure not in MEASURES:
+        raise ValueError(f"measure {measure!r} is unknown: choose one of {MEASURES}")
+    for answer in dict.fromkeys(answers) if measure == "probability" else ():
+        if len(answer_ids(lm, answer)) > 1:
+            raise ValueError(
+                f"answer {answer!r} takes several tokens: choose the measure 'log_probability', which sums over them"
+            )
 
 
 def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) -> list[Tensor]:

@@ -31,6 +31,11 @@ def amplify(lm: LanguageModel, neurons: Iterable[Neuron], factor: float = 2.0) -
         yield
 
 
+def has_update(lm: LanguageModel) -> bool:
+    """Whether a word embedding can be written into a value slot: ALBERT's and ELECTRA's are of another width."""
+    return lm.model.get_input_embeddings().embedding_dim == lm.hidden_size
+
+
 @contextmanager
 def update_fact(
     lm: LanguageModel,
@@ -48,14 +53,12 @@ def update_fact(
         rescale: first scale each embedding to the slot's own norm, as the released code does and the formula does not.
 
     Raises:
-        ValueError: an answer that is not one token, a neuron outside the model, or embeddings of another width than the
-            slots (ALBERT, ELECTRA), for which the update is not defined.
+        ValueError: an answer that is not one token, a neuron outside the model, or a model that has no update.
     """
+    if not has_update(lm):
+        width = lm.model.get_input_embeddings().embedding_dim
+        raise ValueError(f"word embeddings have {width} entries, value slots {lm.hidden_size}: this model has no update")
     e_old, e_new = lm.embedding(old), lm.embedding(new)  # (hidden,)
-    if len(e_old) != lm.hidden_size:
-        raise ValueError(
-            f"word embeddings have {len(e_old)} entries, value slots {lm.hidden_size}: this model has no update"
-        )
 
     def updated(slot: Tensor) -> Tensor:
         scale_old, scale_new = (slot.norm() / e.norm() if rescale else 1.0 for e in (e_old, e_new))

@@ -19,7 +19,7 @@ from .editing import erase_relation, update_fact
 from .facts import Fact, relation_id
 from .forward import edit_activations
 from .metrics import ask, ask_prompts
-from .models import LanguageModel, Neuron
+from .models import LanguageModel, Neuron, answer_ids
 from .refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
 
 THRESHOLDS = {"knowledge": 0.2, "baseline": 0.5}  # t of the released code
@@ -33,15 +33,18 @@ BYSTANDERS = 30  # facts of the same relation, and as many of others, that are a
 MOST_ACTIVATED = 100  # neurons per fact kept to match the number of knowledge neurons
 
 
-def find_coarse(lm: LanguageModel, facts: Sequence[Fact]) -> pd.DataFrame:
+def find_coarse(lm: LanguageModel, facts: Sequence[Fact], measure: str = "probability") -> pd.DataFrame:
     """Attribute, and keep what refining needs.
+
+    Args:
+        measure: of `knowledge_attribution`.
 
     Returns:
         One row per fact: n_prompts; the `coarse_counts` of knowledge (attribution) and baseline (activation);
         matched, its most activated neurons in order; scores, {neuron: mean score} above 0.1 of the highest.
     """
     rows = []
-    for fact, scores in zip(facts, knowledge_attributions(lm, facts), strict=True):
+    for fact, scores in zip(facts, knowledge_attributions(lm, facts, measure=measure), strict=True):
         activations = ffn_activations(lm, fact.prompts)
         mean, active = scores.mean(0), activations.mean(0).flatten()
         most_active = active.topk(min(MOST_ACTIVATED, len(active))).indices.tolist()
@@ -124,21 +127,25 @@ def own_neurons(facts: Sequence[Fact], knowledge: Sequence[set[Neuron]]) -> list
 
 
 def choose_edits(
-    facts: Sequence[Fact], own: Sequence[set[Neuron]], known: Sequence[bool], seed: int = 0
+    lm: LanguageModel, facts: Sequence[Fact], own: Sequence[set[Neuron]], known: Sequence[bool], seed: int = 0
 ) -> pd.DataFrame:
     """Up to ten facts per relation that have neurons of their own, known ones first, each with a new answer.
+
+    Old and new answers have one token, since their embeddings are written.
 
     Returns:
         One row per edit: fact (its number), new (another answer of the relation).
     """
     rng, answers = Random(seed), {}
     for fact in facts:
-        answers.setdefault(fact.relation, set()).add(fact.answer)
+        if len(answer_ids(lm, fact.answer)) == 1:
+            answers.setdefault(fact.relation, set()).add(fact.answer)
     chosen: dict[str, list[dict]] = {relation: [] for relation in answers}
     for i in sorted(rng.sample(range(len(facts)), len(facts)), key=lambda i: not known[i]):
-        others = sorted(answers[facts[i].relation] - {facts[i].answer})
-        if own[i] and others and len(chosen[facts[i].relation]) < EDITS_PER_RELATION:
-            chosen[facts[i].relation].append({"fact": i, "new": rng.choice(others)})
+        relation, old = facts[i].relation, facts[i].answer
+        others = sorted(answers.get(relation, set()) - {old})
+        if own[i] and others and old in answers[relation] and len(chosen[relation]) < EDITS_PER_RELATION:
+            chosen[relation].append({"fact": i, "new": rng.choice(others)})
     return pd.DataFrame([edit for edits in chosen.values() for edit in edits], columns=["fact", "new"])
 
 

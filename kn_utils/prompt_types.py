@@ -14,7 +14,7 @@ holds the tail, or if a sentence about something else names the fact's head or t
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ from .attribution import ffn_activations
 from .bingrel import Bag, lab_bags, load_prompts
 from .facts import Fact, load_facts, relation_id
 from .models import LanguageModel, Neuron
+from .prompts import SLOT
 
 TYPES = ("T1", "T2", "T3", "T4", "T4*", "T5")
 LONGEST = 300  # characters of a sentence; longer ones may not fit into the model
@@ -67,33 +68,34 @@ def bags_of(facts: Sequence[Fact], source: str, prompts: str | Path | None = Non
     return [found[fact.subject, fact.relation, fact.answer] for fact in facts]
 
 
-def prompt_bags(facts: Sequence[Fact], mask: str = "[MASK]") -> list[Bag]:
+def prompt_bags(facts: Sequence[Fact]) -> list[Bag]:
     """For facts without sentences: their held-out prompts, answered. There are none with the head alone."""
-    return [Bag(tuple(prompt.replace(mask, fact.answer) for prompt in fact.heldout_prompts), ()) for fact in facts]
+    return [Bag(tuple(prompt.replace(SLOT, fact.answer) for prompt in fact.heldout_prompts), ()) for fact in facts]
 
 
 def typed_prompts(
-    facts: Sequence[Fact], bags: Sequence[Bag], mask: str = "[MASK]", n: int = 5, seed: int = 0
+    facts: Sequence[Fact], bags: Sequence[Bag], n: int = 5, seed: int = 0, fits: Callable[[str], bool] = bool
 ) -> pd.DataFrame:
     """Up to `n` prompts of each type for every fact.
 
     Args:
         bags: the sentences of each fact.
+        fits: which prompts to take; a causal model `suits` only some.
 
     Returns:
         fact (its number), type, prompt. A type that no sentence allows is missing.
     """
     rng, rows = random.Random(seed), []
-    akin, of_relation = akin_relations(facts), _with_sentences(facts, bags, mask)
+    akin, of_relation = akin_relations(facts), _with_sentences(facts, bags)
     pools = {r: [j for s in own for j in of_relation.get(s, ())] for r, own in akin.items()}
     others = {r: [] if pools[r] else [j for s in of_relation if s != r for j in of_relation[s]] for r in akin}
     somewhere = [i for i, bag in enumerate(bags) if bag.head or bag.head_and_tail]
 
     def answer(j):
-        return mask_answer(rng.choice(bags[j].head_and_tail), facts[j], mask)
+        return mask_answer(rng.choice(bags[j].head_and_tail), facts[j])
 
     def any_word(j):
-        return mask_word(rng.choice(bags[j].head + bags[j].head_and_tail), "", mask, rng)
+        return mask_word(rng.choice(bags[j].head + bags[j].head_and_tail), "", rng)
 
     for i, (fact, bag) in enumerate(zip(facts, bags, strict=True)):
 
@@ -107,14 +109,15 @@ def typed_prompts(
                     yield prompt
 
         prompts = {
-            "T1": (mask_answer(s, fact, mask) for s in _shuffled(bag.head_and_tail, rng)),
-            "T2": (mask_word(s, fact.subject, mask, rng) for s in _shuffled(bag.head, rng) if not _tails(s, fact)),
+            "T1": (mask_answer(s, fact) for s in _shuffled(bag.head_and_tail, rng)),
+            "T2": (mask_word(s, fact.subject, rng) for s in _shuffled(bag.head, rng) if not _tails(s, fact)),
             "T3": elsewhere(somewhere, any_word),
             "T4": elsewhere(pools[fact.relation], answer),
             "T4*": elsewhere(others[fact.relation], answer),
             "T5": elsewhere(of_relation.get(fact.relation, []), answer),
         }
-        rows += [(i, kind, prompt) for kind, own in prompts.items() for prompt in islice(filter(None, own), n)]
+        fitting = {kind: filter(fits, filter(None, own)) for kind, own in prompts.items()}
+        rows += [(i, kind, prompt) for kind, own in fitting.items() for prompt in islice(own, n)]
     return pd.DataFrame(rows, columns=["fact", "type", "prompt"])
 
 
@@ -127,24 +130,24 @@ def akin_relations(facts: Sequence[Fact]) -> dict[str, list[str]]:
     }
 
 
-def mask_answer(sentence: str, fact: Fact, mask: str = "[MASK]") -> str | None:
+def mask_answer(sentence: str, fact: Fact) -> str | None:
     """The sentence with its answer masked where it stands as a word, outside the head.
 
     None if it does not, if it stands there more than once and could still be read, or if the sentence is too long.
     """
     found = _tails(sentence, fact)
-    if len(found) != 1 or mask in sentence or len(sentence) > LONGEST:
+    if len(found) != 1 or SLOT in sentence or len(sentence) > LONGEST:
         return None
-    return sentence[: found[0].start()] + mask + sentence[found[0].end() :]
+    return sentence[: found[0].start()] + SLOT + sentence[found[0].end() :]
 
 
-def mask_word(sentence: str, head: str, mask: str = "[MASK]", rng: random.Random | None = None) -> str | None:
+def mask_word(sentence: str, head: str, rng: random.Random | None = None) -> str | None:
     """The sentence with some word outside its head masked; None if there is none, or it is too long."""
     words = list(re.finditer(r"[^\W\d_]+", _without(sentence, head)))
-    if not words or mask in sentence or len(sentence) > LONGEST:
+    if not words or SLOT in sentence or len(sentence) > LONGEST:
         return None
     word = (rng or random.Random(0)).choice(words)
-    return sentence[: word.start()] + mask + sentence[word.end() :]
+    return sentence[: word.start()] + SLOT + sentence[word.end() :]
 
 
 def _tails(sentence: str, fact: Fact) -> list[re.Match]:
@@ -162,11 +165,11 @@ def _word(text: str) -> re.Pattern:
     return re.compile(rf"(?<!\w){re.escape(text)}(?!\w)")
 
 
-def _with_sentences(facts, bags, mask) -> dict[str, list[int]]:
+def _with_sentences(facts, bags) -> dict[str, list[int]]:
     """Of each relation, the facts that have a sentence whose answer can be masked."""
     found: dict[str, list[int]] = {}
     for i, (fact, bag) in enumerate(zip(facts, bags, strict=True)):
-        if any(mask_answer(sentence, fact, mask) for sentence in bag.head_and_tail):
+        if any(mask_answer(sentence, fact) for sentence in bag.head_and_tail):
             found.setdefault(fact.relation, []).append(i)
     return found
 

@@ -94,17 +94,24 @@ def open_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
 def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> list[Fact]:
     """The facts with those of their prompts that the model can be asked.
 
-    All, for a model that can answer anywhere. A causal model answers last: facts keep the prompts that end with
-    `[MASK]`, and are left out where fewer than `min_prompts`, or no held-out prompt, remain.
+    All, for a model that can answer anywhere. For a causal model facts keep the prompts that it `suits`, and are left
+    out where fewer than `min_prompts`, or no held-out prompt, remain.
     """
     if lm.kind != "causal":
         return list(facts)
 
-    def last(prompts):
-        return tuple(prompt for prompt in prompts if not _after_answer(prompt))
+    def fitting(prompts):
+        return tuple(prompt for prompt in prompts if suits(lm, prompt))
 
-    kept = [replace(fact, prompts=last(fact.prompts), heldout_prompts=last(fact.heldout_prompts)) for fact in facts]
+    kept = [
+        replace(fact, prompts=fitting(fact.prompts), heldout_prompts=fitting(fact.heldout_prompts)) for fact in facts
+    ]
     return [fact for fact in kept if len(fact.prompts) >= min_prompts and fact.heldout_prompts]
+
+
+def suits(lm: LanguageModel, prompt: str) -> bool:
+    """Whether the prompt has its `[MASK]` where this model can answer: a causal model answers last."""
+    return lm.kind != "causal" or not _after_answer(prompt)
 
 
 def encode(lm: LanguageModel, prompts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
@@ -148,6 +155,7 @@ def batches(
     for (n_tokens, n_decoder), group in itertools.groupby(sorted(range(len(questions)), key=length), key=length):
         group = list(group)
         size = max(1, min(most, memory // copy_bytes(lm, n_tokens + n_decoder)) // n_copies)
+        size = -(-len(group) // -(-len(group) // size))  # as many batches, but of equal size
         for start in range(0, len(group), size):
             rows = group[start : start + size]
             yield torch.tensor(rows, device=lm.device), *collate(lm, [questions[i] for i in rows])
@@ -162,7 +170,7 @@ def limits(lm: LanguageModel) -> tuple[int, int]:
 
 def copy_bytes(lm: LanguageModel, n_tokens: int) -> int:
     """What one row of a forward pass takes at most, with all that its gradients need."""
-    per_token = lm.n_layers * (12 * lm.hidden_size + 3 * lm.n_neurons)
+    per_token = lm.n_layers * (8 * lm.hidden_size + 3 * lm.n_neurons)
     return 4 * (n_tokens * per_token + 4 * lm.model.config.vocab_size)
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -91,12 +92,14 @@ def write_table(table: pa.Table, path: str | Path) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file so that a stop leaves the old one or the new one, never half of it.
+    """Let `write` make a file so that a stop or a power cut leaves the old one or the new one, never half of it.
 
-    Processes that share a folder, such as the chapters of a book, have each their own half-written file.
+    Processes that share a folder, on one machine or many, have each their own half-written file.
     """
-    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial = path.with_suffix(f".{uuid4().hex}.part")
     write(partial)
+    with partial.open("rb+") as file:
+        os.fsync(file.fileno())
     partial.replace(path)
 
 

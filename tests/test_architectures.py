@@ -174,7 +174,7 @@ def test_ablation_is_exact(lm):
         off = lambda w, i=neuron.index: torch.where(torch.arange(len(w)) == i, 0 * w, w)  # noqa: E731
         without = plain_p(lm, question, ANSWER, neuron.layer, off)
         expected = plain_p(lm, question, ANSWER) - without
-        assert effects[1][neuron].item() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+        assert effects[1][neuron].item() == pytest.approx(expected, rel=1e-6, abs=2e-9)  # GPT-Neo attends in float32
 
 
 def test_a_pass_is_taken_up_where_it_was(lm):
@@ -302,6 +302,39 @@ def test_facts_that_can_be_asked(lm):
         assert askable(lm, facts) == [kn.Fact("Ireland", "P30(continent)", "Europe", (last,) * 3, (last,))]
     else:
         assert askable(lm, facts) == facts
+
+
+def test_every_experiment_runs(lm, tmp_path):
+    """One command from a folder: an answer of several tokens is asked, too, and edits follow where they are defined."""
+    templates = ["The capital of X is [MASK].", "X has its capital in [MASK].", "the big city in X is [MASK]."]
+    templates += ["in the north of X, the city is [MASK].", "[MASK] is the capital of X."]
+    answers = {"Ireland": "Dublin", "France": "Paris", "Spain": "Madrid", "Peru": LONG}
+    facts = [
+        kn.Fact(subject, "P36(capital)", answer, (*prompts[:3], prompts[4]), prompts[3:4])
+        for subject, answer in answers.items()
+        for prompts in [tuple(template.replace("X", subject) for template in templates)]
+    ]
+    kn.write_facts(facts, tmp_path / "facts.json")
+    lm.model.save_pretrained(tmp_path / "model")
+    lm.tokenizer.save_pretrained(tmp_path / "model")
+
+    def run(**options):
+        return kn.run_experiments(tmp_path / "model", tmp_path / "facts.json", out=tmp_path / "run", **options)
+
+    with one_line_error(ValueError, "several tokens", "log_probability"):
+        run()
+    results = run(measure="log_probability")
+    assert results.facts.answer.tolist() == list(answers.values())
+    assert results.facts.n_prompts.unique().tolist() == [3 if lm.kind == "causal" else 4]
+    assert results.facts.scores.map(len).gt(0).all() and results.effects.log_probability.lt(0).all()
+    assert results.about["measure"] == "log_probability"
+    if lm.model.config.model_type in NARROW:
+        assert "update" not in results.about["experiments"] and results.updates.empty
+        with one_line_error(ValueError, "has no update"):
+            run(measure="log_probability", experiment="update")
+    else:
+        edited = results.facts.answer[results.updates.get("fact", [])]
+        assert all(len(answer_ids(lm, answer)) == 1 for answer in {*edited, *results.updates.get("new", [])})
 
 
 def test_other_libraries_forwards_are_left_in_place(lm):

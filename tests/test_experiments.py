@@ -81,23 +81,23 @@ def test_own_neurons_are_held_by_few_others():
     assert experiments.own_neurons(facts, sets)[1] == set()
 
 
-def test_edits_prefer_known_facts_and_take_another_answer():
+def test_edits_prefer_known_facts_and_take_another_answer(lab):
     own = [{Neuron(0, 0)}] * len(FACTS)
     own[0] = set()
     known = [i % 4 == 3 for i in range(len(FACTS))]
-    edits = experiments.choose_edits(FACTS, own, known)
+    edits = experiments.choose_edits(lab, FACTS, own, known)
     assert 0 not in set(edits.fact)
     assert len(edits) == len(FACTS) - 1
     for fact, new in edits.itertuples(index=False):
         assert new != FACTS[fact].answer and new in ANSWERS
     first = edits.groupby(edits.fact // 4).fact.first()
     assert first.tolist() == [3, 7, 11]
-    assert edits.equals(experiments.choose_edits(FACTS, own, known))
+    assert edits.equals(experiments.choose_edits(lab, FACTS, own, known))
 
 
-def test_edits_are_ten_per_relation():
+def test_edits_are_ten_per_relation(lab):
     facts = [kn.Fact(str(i), "P36(capital)", ANSWERS[i % 4], tuple(PROMPTS)) for i in range(30)]
-    assert len(experiments.choose_edits(facts, [{Neuron(0, 0)}] * 30, [True] * 30)) == 10
+    assert len(experiments.choose_edits(lab, facts, [{Neuron(0, 0)}] * 30, [True] * 30)) == 10
 
 
 def test_updates_as_the_library_makes_them(lm):

@@ -1,4 +1,4 @@
-"""The lab model: a reduced world is learnt from scratch, the shipped weights are those of their card."""
+"""The lab models: a reduced world is learnt from scratch, the shipped weights are those of their cards."""
 
 import json
 
@@ -8,15 +8,29 @@ import torch
 import kn_utils as kn
 from kn_utils.facts import write_bags
 from kn_utils.lab import card, training, world
-from kn_utils.models import LAB_FOLDER, wrap_model
+from kn_utils.models import LAB_MODELS
+from kn_utils.prompts import encode
 
 MEGABYTE = 1_000_000
+KINDS = {"lab": "masked", "lab-causal": "causal"}
+each_kind = pytest.mark.parametrize("kind", KINDS.values())
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def name(request):
+    """Of a shipped model."""
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def report():
+def lm(name):
+    return kn.load_model(name, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def report(name):
     """The card's figures. Each interval is [value, low, high]."""
-    return json.loads((world.HERE / "card.json").read_text())
+    return json.loads(card.CARDS[name].read_text())
 
 
 def sampled_facts(report):
@@ -24,29 +38,35 @@ def sampled_facts(report):
     return kn.load_facts("lab", n_facts=report["sampled_facts"], seed=report["seed"])
 
 
+def trained(facts, kind, n_steps, seed=0):
+    return training.train(facts, training.build_tokenizer(facts, kind), kind, n_steps, seed)
+
+
 @pytest.mark.slow
-def test_a_small_world_is_learnt_from_scratch(tmp_path, monkeypatch):
+@each_kind
+def test_a_small_world_is_learnt_from_scratch(kind, tmp_path, monkeypatch):
     """Two relations of twenty people; recall on templates that were never trained on."""
     monkeypatch.setattr(training, "BATCH_SIZE", 64)
     bags = world.build_bags(n_people=20)
     write_bags({relation: bags[relation] for relation in ("P27", "P106")}, tmp_path / "facts.json")
     facts = kn.load_facts(tmp_path / "facts.json")
-    tokenizer = training.build_tokenizer(facts)
-    lm = wrap_model(training.train(facts, tokenizer, n_steps=180), tokenizer)
-    recall = kn.ask(lm, facts).top1
+    lm = trained(facts, kind, n_steps=180)
+    recall = kn.ask(lm, kn.askable(lm, facts)).top1
     assert len(recall) == 40
     assert recall.mean() > 0.8  # chance is one in forty
 
 
-def test_training_never_sees_heldout_prompts(monkeypatch):
-    """The tokenized prompts that training draws from are the facts' find-prompts, and no others."""
+@each_kind
+def test_training_never_sees_heldout_prompts(kind, monkeypatch):
+    """The texts that training draws from are the facts' find-prompts, to a causal model those that end with the
+    answer, and no others."""
     seen = []
     facts = kn.load_facts("lab", n_facts=12)
-    tokenizer = training.build_tokenizer(facts)
+    tokenizer = training.build_tokenizer(facts, kind)
 
     class Watched:
-        mask_token_id = tokenizer.mask_token_id
-        convert_tokens_to_ids = tokenizer.convert_tokens_to_ids
+        def __getattr__(self, name):
+            return getattr(tokenizer, name)
 
         def __len__(self):
             return len(tokenizer)
@@ -56,79 +76,121 @@ def test_training_never_sees_heldout_prompts(monkeypatch):
             return tokenizer(prompts, **options)
 
     monkeypatch.setattr(training, "BATCH_SIZE", 4)
-    training.train(facts, Watched(), n_steps=2)
-    assert sorted(seen) == sorted(prompt for fact in facts for prompt in fact.prompts)
+    training.train(facts, Watched(), kind, n_steps=2)
+    prompts = [prompt for fact in facts for prompt in fact.prompts]
+    if kind == "causal":
+        prompts = [prompt.removesuffix(" [MASK].") for prompt in prompts if prompt.endswith(" [MASK].")]
+    assert sorted(seen) == sorted(prompts)
 
 
-def test_training_is_reproducible(monkeypatch):
+@each_kind
+def test_training_is_reproducible(kind, monkeypatch):
     monkeypatch.setattr(training, "BATCH_SIZE", 4)
     facts = kn.load_facts("lab", n_facts=12)
-    tokenizer = training.build_tokenizer(facts)
-    one, same, other = (training.train(facts, tokenizer, n_steps=3, seed=seed).state_dict() for seed in (1, 1, 2))
+    one, same, other = (trained(facts, kind, n_steps=3, seed=seed).model.state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+PROMPTS, ANSWERS = ["The capital of Ireland is [MASK].", "The capital city of Spain is [MASK]."], ["Dublin", "Madrid"]
+
+
 @pytest.mark.parametrize("keep", [0, 1], ids=["masked", "answers shown"])
-def test_training_reads_the_models_logits_at_the_mask(lab, keep, monkeypatch):
+def test_training_reads_a_masked_models_logits_at_the_mask(lab, keep, monkeypatch):
     """With the answers kept in every row the model sees them in the masks' places, with none it sees the masks."""
     monkeypatch.setattr(training, "KEEP", keep)
-    prompts, answers = ["The capital of Ireland is [MASK].", "[MASK] is the capital of Spain."], ["Dublin", "Madrid"]
+    prompts = [PROMPTS[0], "[MASK] is the capital of Spain."]
     inputs = lab.tokenizer(prompts, padding="max_length", max_length=40, return_tensors="pt")
     ids, mask = inputs["input_ids"], lab.tokenizer.mask_token_id
-    targets = torch.tensor(lab.tokenizer.convert_tokens_to_ids(answers))
-    seen = torch.where(ids == mask, targets[:, None], ids) if keep else ids
+    answers = torch.tensor(lab.tokenizer.convert_tokens_to_ids(ANSWERS))
+    seen = torch.where(ids == mask, answers[:, None], ids) if keep else ids
     with torch.no_grad():
-        logits = training.logits_at_mask(lab.model, ids, inputs["attention_mask"], targets, mask)
-        whole = lab.model(seen, inputs["attention_mask"]).logits[ids == mask]
-    torch.testing.assert_close(logits, whole, atol=1e-4, rtol=0)
+        loss = training.answer_loss(lab, ids, (ids == mask).int().argmax(1), answers, one_hot(lab, answers))
+        logits = lab.model(seen, inputs["attention_mask"]).logits[ids == mask]
+    torch.testing.assert_close(loss, -logits.log_softmax(1).gather(1, answers[:, None]).mean(), atol=1e-4, rtol=0)
 
 
-def test_the_tokenizer_is_rebuilt(lab, lab_facts):
-    assert training.build_tokenizer(lab_facts).get_vocab() == lab.tokenizer.get_vocab()
+def test_training_reads_a_causal_models_logits_after_the_prompt():
+    """And those of the tokens before, with less weight. Each prompt is asked alone here, without padding."""
+    lm = kn.load_model("lab-causal", device="cpu")
+    answers = torch.tensor(lm.tokenizer.convert_tokens_to_ids(ANSWERS))
+    answer_losses, reading_losses = [], []
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        ids = torch.tensor(lm.tokenizer.encode(prompt.removesuffix(" [MASK].")))
+        log_p = lm.model(ids[None]).logits[0].log_softmax(1)  # (tokens, vocabulary)
+        answer_losses.append(-log_p[-1, answer])
+        reading_losses.extend(-log_p[:-1].gather(1, ids[1:, None])[:, 0])
+    expected = torch.stack(answer_losses).mean() + training.READING * torch.stack(reading_losses).mean()
+    inputs, position = encode(lm, PROMPTS)
+    loss = training.answer_loss(lm, inputs["input_ids"], position, answers, one_hot(lm, answers))
+    torch.testing.assert_close(loss, expected, atol=1e-4, rtol=0)
 
 
-def test_people_are_spelt_by_two_whole_names(lab):
-    assert lab.tokenizer.tokenize("Abrenna Amberlock") == ["Abrenna", "Amberlock"]
+def one_hot(lm, answers):
+    return torch.nn.functional.one_hot(answers, len(lm.tokenizer)).float()
 
 
-def test_the_weights_are_those_of_the_card(report, lab, lab_facts):
-    assert card.sha256(LAB_FOLDER / "model.safetensors") == report["weights_sha256"]
-    assert lab.model.num_parameters() == report["parameters"]
+def test_the_tokenizer_is_rebuilt(name, lm, lab_facts):
+    assert training.build_tokenizer(lab_facts, KINDS[name]).get_vocab() == lm.tokenizer.get_vocab()
+
+
+def test_people_are_spelt_by_two_whole_names(lm):
+    assert lm.tokenizer.tokenize("Abrenna Amberlock") == ["Abrenna", "Amberlock"]
+
+
+def test_a_causal_model_reads_a_start_and_the_prompt():
+    tokenizer = kn.load_model("lab-causal", device="cpu").tokenizer
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer.encode("The capital of Ireland is"))
+    assert tokens == ["[CLS]", "The", "capital", "of", "Ir", "##el", "##an", "##d", "is"]
+    assert (tokenizer.bos_token, tokenizer.pad_token, tokenizer.mask_token) == ("[CLS]", "[PAD]", None)
+
+
+def test_every_fact_can_be_asked_of_a_causal_model(lab_facts):
+    """With at least five prompts, and a held-out one."""
+    facts = kn.askable(kn.load_model("lab-causal", device="cpu"), lab_facts)
+    assert len(facts) == len(lab_facts)
+    assert min(len(fact.prompts) for fact in facts) >= 5
+    assert min(len(fact.heldout_prompts) for fact in facts) >= 1
+
+
+def test_the_weights_are_those_of_the_card(name, report, lm, lab_facts):
+    assert card.sha256(LAB_MODELS[name] / "model.safetensors") == report["weights_sha256"]
+    assert lm.model.num_parameters() == report["parameters"]
     assert len(lab_facts) == report["facts"]
-    assert sum(len(fact.heldout_prompts) for fact in lab_facts) == report["heldout_prompts"]
+    assert sum(len(fact.heldout_prompts) for fact in kn.askable(lm, lab_facts)) == report["heldout_prompts"]
 
 
-def test_the_download_is_small():
-    shipped = [*LAB_FOLDER.rglob("*"), world.HERE / "facts.json.gz"]
-    assert sum(path.stat().st_size for path in shipped if path.is_file()) <= 8 * MEGABYTE
+@pytest.mark.parametrize("name, most", {"lab": 8 * MEGABYTE, "lab-causal": 6 * MEGABYTE}.items())
+def test_the_download_is_small(name, most):
+    shipped = [*LAB_MODELS[name].rglob("*"), world.HERE / "facts.json.gz"]
+    assert sum(path.stat().st_size for path in shipped if path.is_file()) <= most
 
 
-def test_no_pickled_weights_are_shipped():
-    assert {path.suffix for path in LAB_FOLDER.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".txt"}
+def test_no_pickled_weights_are_shipped(name):
+    assert {path.suffix for path in LAB_MODELS[name].rglob("*") if path.is_file()} <= {".json", ".safetensors"}
 
 
-def test_recall_is_the_cards(report, lab):
+def test_recall_is_the_cards(report, lm):
     """On a sample, within what a sample of this size allows."""
-    facts = kn.load_facts("lab", n_facts=400, seed=1)
-    answers = kn.ask(lab, facts)
+    facts = kn.askable(lm, kn.load_facts("lab", n_facts=400, seed=1))
+    answers = kn.ask(lm, facts)
     for figure, values in {"heldout_top1": answers.top1, "heldout_probability": answers.probability}.items():
         value, low, high = report[figure]
         assert low <= value <= high
         assert values.mean() == pytest.approx(value, abs=4 * values.std() / len(facts) ** 0.5 + (high - low))
 
 
-def test_recall_by_relation_is_the_cards(report, lab):
+def test_recall_by_relation_is_the_cards(report, lm):
     relation = "P36(capital)"
-    recall = kn.ask(lab, kn.load_facts("lab", relations=[relation])).top1.mean()
+    recall = kn.ask(lm, kn.askable(lm, kn.load_facts("lab", relations=[relation]))).top1.mean()
     assert recall == pytest.approx(report["heldout_top1_by_relation"][relation], abs=0.01)
     assert set(report["heldout_top1_by_relation"]) == set(world.TEMPLATES)
 
 
-def test_suppression_is_the_cards(report, lab):
+def test_suppression_is_the_cards(report, lm):
     """Knowledge neurons matter, and more than both controls, on a few of the card's facts as on all."""
     facts = sampled_facts(report)[:: max(1, report["sampled_facts"] // 24)]
-    effects = card.figures(lab, facts, facts)["suppression"]
+    effects = card.figures(lm, facts, facts)["suppression"]
     for name, effect in effects.items():
         value, low, high = report["suppression"][name]
         assert low <= value <= high
@@ -136,9 +198,9 @@ def test_suppression_is_the_cards(report, lab):
     assert effects["knowledge"].value < min(effects["baseline"].value, effects["random"].value) < 0.03
 
 
-def test_the_cards_figures_meet_the_books_claims(report):
+def test_the_cards_figures_meet_the_books_claims(name, report):
     suppression = {name: value for name, (value, _, _) in report["suppression"].items()}
-    assert report["heldout_top1"][0] >= 0.95
+    assert report["heldout_top1"][0] >= {"lab": 0.95, "lab-causal": 0.80}[name]  # it reads fewer wordings
     assert suppression["knowledge"] <= -0.30
     # The goal was a quarter of the knowledge neurons' effect. It is missed, and the card's page says so.
     assert suppression["knowledge"] < 1.5 * suppression["baseline"] < 0

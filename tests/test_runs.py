@@ -1,27 +1,31 @@
-"""Long runs: killed and continued, damaged and repaired, never mixed; the result file and its errors."""
+"""Long runs: divided, killed and continued, damaged and repaired, never mixed; the result file and its errors."""
 
 import dataclasses
 import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from common import one_line_error, tiny_config, tiny_tokenizer
 from transformers import BertForMaskedLM
 
 import kn_utils as kn
 from kn_utils import runs
 from kn_utils.lab.training import split_words
-from kn_utils.results import TABLES
+from kn_utils.results import TABLES, replace_file, write_table
 
+ROOT = Path(__file__).parents[1]
 N_FACTS = 16
 RUN = ["--n-facts", str(N_FACTS), "--relations", "P36", "P19", "--chunk", "4", "--out"]
 COMMAND = [sys.executable, "-m", "kn_utils.runs", *RUN]
@@ -81,25 +85,108 @@ def test_a_finished_run_is_read_not_repeated(finished, monkeypatch):
     assert run(finished[0]).facts.equals(finished[1].facts)
 
 
-def test_a_killed_run_continues_to_the_same_file(finished, small_shards, tmp_path):
-    program = "; ".join([
-        "import sys", f"sys.argv[1:] = {[*RUN, str(tmp_path)]!r}",
-        "from kn_utils import runs", "runs.experiments.EDITS_PER_RELATION = 2",
-        "from kn_utils.runs.__main__ import main", "main()",
-    ])  # fmt: skip
-    rng, n_killed = random.Random(0), 0
-    for _ in range(3):
-        n_shards = len(list(tmp_path.rglob("*.parquet")))
-        process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
-        while len(list(tmp_path.rglob("*.parquet"))) == n_shards and process.poll() is None:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.3))
-        n_killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert n_killed > 0
-    run(tmp_path)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+    """Start the command on a folder, by itself or by a launcher, with the small shards of the other tests."""
+    package = tmp_path_factory.mktemp("package")
+    (package / "small_run.py").write_text(
+        "import runpy\nfrom kn_utils import experiments\n"
+        "experiments.EDITS_PER_RELATION = 2\nrunpy.run_module('kn_utils.runs', run_name='__main__')\n"
+    )
+    path = os.pathsep.join(map(str, [package, ROOT]))
+
+    def start(folder, launcher=()):
+        command = [sys.executable, *launcher, "-m", "small_run", *RUN, str(folder)]
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+        return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+
+    return start
+
+
+def launcher(n_processes, *options):
+    """As `accelerate launch`; without a GPU its --multi_gpu starts processes on the CPU."""
+    port = ["--main_process_port", "0"]
+    return ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(n_processes), *port, *options]
+
+
+def wait_for_a_shard(folder, process):
+    n_shards = len(list(folder.rglob("*.parquet")))
+    while len(list(folder.rglob("*.parquet"))) == n_shards and process.poll() is None:
+        time.sleep(0.02)
+
+
+def kill_soon(process, folder, rng):
+    """Kill a process at a random moment after the next shard; whether it was still at work."""
+    wait_for_a_shard(folder, process)
+    time.sleep(rng.uniform(0, 0.3))
+    alive = process.poll() is None
+    process.kill()
+    process.communicate()
+    return alive
+
+
+def test_a_killed_run_continues_to_the_same_file(finished, start, tmp_path):
+    """Two at once as well, of which one is killed: the other does not wait for it."""
+    rng = random.Random(0)
+    assert any([kill_soon(start(tmp_path), tmp_path, rng) for _ in range(2)])
+    lost, other = start(tmp_path), start(tmp_path)
+    kill_soon(lost, tmp_path, rng)
+    _, errors = other.communicate()
+    assert other.returncode == 0, errors.decode()
     assert read_bytes(tmp_path) == read_bytes(finished[0])
+
+
+@pytest.mark.slow
+def test_launched_processes_are_killed_and_fewer_continue(finished, start, tmp_path):
+    """The launcher starts all three again when one is killed, as often as it may; then two finish the run."""
+    process = start(tmp_path, launcher(3, "--max_restarts", "1"))
+    for _ in range(2):
+        wait_for_a_shard(tmp_path, process)
+        workers = psutil.Process(process.pid).children()
+        assert len(workers) == 3
+        workers[1].kill()
+        psutil.wait_procs(workers)
+    process.communicate()
+    assert process.returncode != 0
+    assert not (tmp_path / "results.parquet").exists()
+    process = start(tmp_path, launcher(2))
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert read_bytes(tmp_path) == read_bytes(finished[0])
+    assert output.decode().count(f"{N_FACTS} facts in") == 1  # the first process speaks for both
+    bars = [line for line in errors.decode().replace("\r", "\n").splitlines() if line.startswith("prompts:")]
+    assert f"{N_FACTS}/{N_FACTS}" in bars[-1] and "item/s" in bars[-1]
+
+
+def shards_of(folder, n_items, made, seconds=0.0):
+    """The stages' way to make shards, on a table that takes `seconds` for each item; `made` lists the items."""
+
+    def compute(rows):
+        made.extend(rows)
+        time.sleep(seconds)
+        return pd.DataFrame({"row": rows})
+
+    return runs.Run(None, [], [], {"seed": 0, "fingerprint": "a"}, folder, 1).shards("stage", range(n_items), compute)
+
+
+def test_processes_divide_the_shards(tmp_path):
+    n_items, made = 60, [[] for _ in range(3)]
+    with ThreadPoolExecutor() as pool:
+        tables = list(pool.map(lambda own: shards_of(tmp_path, n_items, own, 0.02), made))
+    assert all(table.row.tolist() == list(range(n_items)) for table in tables)
+    assert min(map(len, made)) > n_items / 6
+    assert sum(map(len, made)) <= n_items + 2 * len(made)  # at the end, idle ones make what is still in work
+
+
+def test_shards_of_dead_processes_are_made_last(tmp_path):
+    shards_of(tmp_path, 6, [])
+    for i in (4, 1):
+        shard = tmp_path / "stage" / f"{i:07d}-{i + 1:07d}.parquet"
+        shard.unlink()
+        os.utime(shard.with_suffix(".begun"), (i, i))
+    made = []
+    assert shards_of(tmp_path, 9, made).row.tolist() == list(range(9))
+    assert made == [6, 7, 8, 1, 4]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:60] + b"\0" * 40 + b[100:]])
@@ -110,6 +197,28 @@ def test_a_damaged_shard_is_made_again(finished, small_shards, tmp_path, damage)
         shard.write_bytes(damage(shard.read_bytes()))
     run(folder)
     assert read_bytes(folder) == read_bytes(finished[0])
+
+
+def test_a_shard_of_another_run_is_made_again(finished, small_shards, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    shard = next((folder / "known").glob("*.parquet"))
+    table = pq.read_table(shard)
+    others = table.replace_schema_metadata({**table.schema.metadata, runs.SHARD: "another"})
+    write_table(others.set_column(0, "known", [[not known for known in table["known"].to_pylist()]]), shard)
+    run(folder)
+    assert read_bytes(folder) == read_bytes(finished[0])
+
+
+def test_a_file_appears_when_it_is_on_disk(tmp_path, monkeypatch):
+    def power_cut(file):
+        raise OSError("power cut")
+
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        replace_file(path, lambda partial: partial.write_text("new"))
+    assert path.read_text() == "old"
 
 
 def test_runs_never_mix(finished):
@@ -192,6 +301,21 @@ def test_command_line_names_the_error(tmp_path):
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert found.returncode == 1 and "Traceback" not in found.stderr and "no/such-model" in found.stderr
+
+
+def test_a_causal_model_is_asked_what_it_can_answer(small_shards, tmp_path):
+    facts = kn.askable(kn.load_model("lab-causal", device="cpu"), kn.load_facts("lab", ["P36", "P19"], N_FACTS))
+    results = run(tmp_path, model="lab-causal")
+    assert results.facts.subject.tolist() == [fact.subject for fact in facts]
+    assert results.facts.n_prompts.tolist() == [len(fact.prompts) for fact in facts]
+    assert not {"T1", "T5"} - set(results.activations.type)
+    assert set(results.updates.kind) == {"none", "knowledge", "random"}
+
+
+def test_no_fact_for_a_causal_model(tmp_path):
+    kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", ("[MASK] of Ireland",) * 3)], tmp_path / "facts.json")
+    with one_line_error(ValueError, "facts.json", "lab-causal", "end with [MASK]"):
+        kn.run_experiments("lab-causal", tmp_path / "facts.json", out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,130 @@
+"""The benchmarks' plain reference, the counts of operations, and the page of their results."""
+
+import json
+import re
+
+import pytest
+import torch
+import yaml
+from benchmarks import reference
+from benchmarks.conftest import pytest_benchmark_generate_machine_info
+from common import PROMPTS
+from torch.utils.flop_counter import FlopCounterMode
+
+import kn_utils as kn
+import speed
+from kn_utils.forward import _hidden
+
+ANSWER = "Dublin"
+PAGE = (speed.BOOK / "speed.md").read_text()
+DATA = json.loads((speed.BOOK / "speed.json").read_text())
+
+
+def counted(call, *args, **options):
+    with FlopCounterMode(display=False) as counter:
+        call(*args, **options)
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def shape(tiny):
+    return speed.Shape(tiny.n_layers, tiny.hidden_size, tiny.n_neurons, tiny.model.config.vocab_size)
+
+
+def n_tokens(lm, prompt):
+    return len(lm.tokenizer(prompt)["input_ids"])
+
+
+# ---------------------------------------------------------------- the reference
+
+def test_the_reference_computes_the_same_attribution(tiny):
+    expected = reference.attribution(tiny, PROMPTS, ANSWER)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(kn.knowledge_attribution(tiny, PROMPTS, ANSWER), expected, atol=1e-6, rtol=0)
+
+
+def test_the_reference_computes_the_same_ablation(tiny):
+    expected = reference.ablation(tiny, PROMPTS, ANSWER)
+    found = kn.knowledge_attribution(tiny, PROMPTS, ANSWER, path="neuron")
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------- operations
+
+@pytest.mark.parametrize("n_steps", [1, 20])
+def test_full_passes_are_what_the_reference_executes(tiny, shape, n_steps):
+    for prompt in PROMPTS:
+        found = counted(reference.attribution, tiny, [prompt], ANSWER, n_steps)
+        assert found == speed.full_passes(shape, n_tokens(tiny, prompt), n_steps)
+
+
+def resume_plainly(lm, prompt, n_points):
+    """From each layer's output on: the layers above with all tokens, the head at the mask, and back."""
+    inputs = lm.tokenizer(prompt, return_tensors="pt")
+    position = inputs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
+    _, *outputs = lm.model(**inputs, output_hidden_states=True).hidden_states
+    operations = 0
+    for layer, output in enumerate(outputs):
+        copies = output.repeat(n_points, 1, 1).requires_grad_()
+        with FlopCounterMode(display=False) as counter:
+            states = copies.clone()  # the counter wants no leaf as a module's input
+            for module in lm.layers[layer + 1 :]:
+                states = _hidden(module(states))
+            torch.autograd.grad(lm.model.cls(states[:, position]).sum(), copies)
+        operations += counter.get_total_flops()
+    return operations
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_remembered_layers_are_what_a_plain_program_executes(tiny, shape, prompt):
+    def expected(n_points):
+        return speed.remembered_layers(shape, n_tokens(tiny, prompt), n_points, last_at_mask=False)
+
+    assert resume_plainly(tiny, prompt, 3) == expected(3) - expected(0)
+
+
+@pytest.mark.parametrize("n_steps", [4, 20])
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_library_executes_little_more_than_needed(tiny, shape, prompt, n_steps):
+    tokens = n_tokens(tiny, prompt)
+    least = speed.remembered_layers(shape, tokens, n_steps)
+    in_question = 2 * shape.n_layers * tokens * shape.layer  # each layer runs once more
+    found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER, n_steps=n_steps, exact_steps=True)
+    assert least <= found <= 1.05 * least + in_question
+
+
+# ---------------------------------------------------------------- the page
+
+def test_the_page_shows_the_results():
+    assert speed.page(DATA, PAGE) == PAGE
+
+
+def test_no_number_of_the_page_is_typed():
+    _, front, body = PAGE.split("---\n", 2)
+    assert set(re.findall(r"{{ (\w+) }}", body)) == set(yaml.safe_load(front)["myst"]["substitutions"])
+    assert re.findall(r"\d\.\d|\d ?%", re.sub(r"\(https.*?\)", "", body)) == []
+
+
+def test_the_results_do_not_tell_whose_machine_it_was():
+    told = pytest_benchmark_generate_machine_info(None).keys()
+    assert [group["machine"] for group in DATA.values() if group["machine"].keys() != told] == []
+    assert not {"node", "user"} & told
+
+
+def test_new_results_replace_those_of_their_group(tmp_path):
+    result = {
+        "group": "all",
+        "params": None,
+        "stats": {"median": 10.0, "rounds": 1},
+        "extra_info": {"facts": 5000, "prompts": 20_000, "threads": 3},
+    }
+    measured = tmp_path / "bench.json"
+    measured.write_text(json.dumps({"machine_info": {"cpu": "another"}, "benchmarks": [result], "version": "5"}))
+    (tmp_path / "speed.json").write_text(json.dumps(DATA))
+    (tmp_path / "speed.md").write_text(PAGE)
+    speed.main(tmp_path, [measured])
+    found, page = json.loads((tmp_path / "speed.json").read_text()), (tmp_path / "speed.md").read_text()
+    assert found["all"]["machine"] == {"cpu": "another"}
+    assert {**found, "all": DATA["all"]} == DATA
+    assert "facts_per_second: '500'" in page
+    assert page.split("---\n", 2)[2] == PAGE.split("---\n", 2)[2]
