@@ -57,7 +57,7 @@ def update_fact(
     """
     if not has_update(lm):
         width = lm.model.get_input_embeddings().embedding_dim
-        raise ValueError(f"word embeddings have {width} entries, value slots {lm.hidden_size}: this model has no update")
+        raise ValueError(f"embeddings have {width} entries, value slots {lm.hidden_size}: the model has no update")
     e_old, e_new = lm.embedding(old), lm.embedding(new)  # (hidden,)
 
     def updated(slot: Tensor) -> Tensor:
