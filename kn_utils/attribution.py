@@ -9,9 +9,9 @@ from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
 from .facts import Fact
-from .forward import Pass, gradients, log_odds, remember, resume
+from .forward import Pass, log_odds, remember, resume
 from .models import LanguageModel, answer_ids
-from .prompts import ROWS, Asked, ask_for, batches, open_questions
+from .prompts import Asked, ask_for, batches, n_rows, open_questions
 from .quadrature import integrals_between, radau_rule, riemann_points
 
 PATHS = ("layer", "neuron")
@@ -20,7 +20,10 @@ BASELINES = ("zero", "mean")
 
 N_NODES = (5, 8)  # evaluations that stand for the points of a Riemann sum: the fewest that the residual allows
 TOLERANCE = 3e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
-FACTS = 32  # whose prompts are batched together
+ABLATED = 256  # neurons of a prompt, each switched off in its own copy, in one pass
+
+
+Rule = tuple[Tensor, Tensor]  # points in [0, 1], ascending, and their weights
 
 
 class Path(NamedTuple):
@@ -89,10 +92,9 @@ def knowledge_attribution(
     points = riemann_points(rule, n_steps)
     if path == "neuron":
         scores = _ablation_effects(lm, asked, way)
-    elif exact_steps or rule == "gauss-legendre":
-        scores, _ = _integrated_gradients(lm, asked, way, range(lm.n_layers), *points)
     else:
-        scores = _fewest_points(lm, asked, way, *points)
+        few = () if exact_steps or rule == "gauss-legendre" else [n for n in N_NODES if n < n_steps]
+        scores = _integrated_gradients(lm, asked, way, [radau_rule(*points, n_nodes) for n_nodes in few] + [points])
     if per_token or len(scores) == len(prompts):
         return scores
     return torch.zeros_like(scores[: len(prompts)]).index_add_(0, asked.prompt, scores)
@@ -113,8 +115,9 @@ def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) 
     """`knowledge_attribution` of each fact, with a progress bar.  # one (prompts, layers, neurons) per fact"""
     facts, scores = list(facts), []
     with tqdm(total=len(facts), desc="Attribution", unit="fact") as progress:
-        for start in range(0, len(facts), FACTS):
-            group = facts[start : start + FACTS]
+        size = max(8, n_rows(lm, 12) // 16)  # so that the prompts of one length fill a pass
+        for start in range(0, len(facts), size):
+            group = facts[start : start + size]
             prompts, answers = zip(*((prompt, fact.answer) for fact in group for prompt in fact.prompts), strict=True)
             joint = knowledge_attribution(lm, prompts, answers, **options)
             scores += joint.split([len(fact.prompts) for fact in group])
@@ -122,50 +125,55 @@ def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) 
     return scores
 
 
-def _fewest_points(lm, asked: Asked, way: Path, points: Tensor, weights: Tensor) -> Tensor:
-    """The sum over all points, by Radau rules of more and more nodes where the residual asks for them."""
-    rules = [radau_rule(points, weights, n_nodes) for n_nodes in N_NODES if n_nodes < len(points)] + [(points, weights)]
-    scores, residual = _integrated_gradients(lm, asked, way, range(lm.n_layers), *rules[0])
-    for rule in rules[1:]:
-        rough = residual > TOLERANCE * scores.flatten(1).abs().amax(1)[:, None]  # (n, layers)
-        for layer in range(lm.n_layers):
-            if rows := rough[:, layer].nonzero()[:, 0].tolist():
-                some = Asked([asked.questions[i] for i in rows], asked.targets[rows], asked.prompt[rows])
-                finer = _integrated_gradients(lm, some, way, [layer], *rule)
-                scores[rows, layer], residual[rows, layer] = (table[:, 0] for table in finer)
+def _integrated_gradients(lm, asked: Asked, way: Path, rules: list[Rule]) -> Tensor:
+    """(w - baseline) times the weighted sum over alpha of the gradient at baseline + alpha (w - baseline).
+
+    By the first rule; a layer of a prompt whose residual is too large goes on to the next.  # (n, layers, neurons)
+    """
+    last = len(rules) - 1
+    first = {layer: rules[min(last, layer >= lm.n_layers - 2)] for layer in range(lm.n_layers)}
+    n_nodes = [len(alphas) for alphas, _ in rules]
+    n_copies = max(n_nodes[0] * (1 + lm.n_layers) // 2, *n_nodes)  # those of later layers need little
+    scores = _empty(lm, len(asked.questions), lm.n_layers, lm.n_neurons)
+    for rows, past, target in _passes(lm, asked, n_copies, slopes=any(alphas[-1] == 1 for alphas, _ in rules)):
+        own, residual = _integrate(lm, past, target, way, first)
+        for rule in rules[1:]:
+            rough = residual > TOLERANCE * own.flatten(1).abs().amax(1)[:, None]  # (prompts, layers)
+            for layer in first:
+                if rule is not first[layer] and len(some := rough[:, layer].nonzero()[:, 0]):
+                    finer = _integrate(lm, past.part(some), target[some], way, {layer: rule})
+                    own[some, layer], residual[some, layer] = (table[:, 0] for table in finer)
+        scores[rows] = own
     return scores
 
 
-def _integrated_gradients(lm, asked: Asked, way: Path, layers, alphas: Tensor, weights: Tensor):
-    """(w - baseline) times the weighted sum over alpha of the gradient at baseline + alpha (w - baseline).
+def _integrate(lm, past: Pass, target: Tensor, way: Path, rules: dict[int, Rule]) -> tuple[Tensor, Tensor]:
+    """Some layers, each by a rule of its own, on the prompts of one pass. A node at w costs nothing more.
 
     Returns:
-        The scores (n, some layers, neurons) and the completeness residual (n, some layers): how far the gradients at
-        the nodes are from explaining how the measure changes from node to node.
+        The scores (prompts, some layers, neurons) and the completeness residual (prompts, some layers): how far the
+        gradients at the nodes are from explaining how the measure changes from node to node.
     """
-    n_asked = len(asked.questions)
-    scores, residual = _empty(lm, n_asked, len(layers), lm.n_neurons), _empty(lm, n_asked, len(layers))
-    integrals = integrals_between(torch.cat([alphas, alphas.new_ones(1)])).to(residual)  # (nodes, nodes)
-    inner = alphas[alphas < 1].to(residual)[:, None, None]  # a node at w is one pass for all layers
-    weights = weights.to(residual)[:, None, None]  # (nodes, 1, 1)
-    n_copies = max(1, len(inner) * (1 + len(layers)) // 2)  # those of later layers need little
-    for rows, past, target in _passes(lm, asked, n_copies):
-        from_baseline = {layer: past.activations[:, layer] - way.baseline[layer] for layer in layers}
-        change = {layer: from_baseline[layer] @ lm.value_slots(layer).T for layer in layers}  # (prompts, hidden)
-        z = {layer: past.written[:, layer] - (1 - inner) * change[layer] for layer in layers}
-        odds, slopes = _log_odds_and_gradients(lm, past, z, target)
-        odds_at_w = log_odds(past.logits, target)[None]  # (1, prompts)
-        if len(inner) < len(alphas):
-            odds_at_w, slopes_at_w = (t[None] for t in gradients(lm, past, target))
-        for column, layer in enumerate(layers):
-            if len(inner) < len(alphas):
-                odds[layer] = torch.cat([odds[layer], odds_at_w])
-                slopes[layer] = torch.cat([slopes[layer], slopes_at_w[:, :, layer]])
-            gradient = slopes[layer] * _slope(odds[layer], way.measure)[:, :, None]  # (nodes, prompts, hidden)
-            scores[rows, column] = from_baseline[layer] * ((weights * gradient).sum(0) @ lm.value_slots(layer))
-            measured = _measured(torch.cat([odds[layer], odds_at_w]), way.measure)  # (nodes + 1, prompts)
-            unexplained = measured.diff(dim=0) - integrals @ (gradient * change[layer]).sum(2)
-            residual[rows, column] = unexplained.cumsum(0).abs().amax(0)
+    from_baseline = {layer: past.activations[:, layer] - way.baseline[layer] for layer in rules}
+    change = {layer: from_baseline[layer] @ lm.value_slots(layer).T for layer in rules}  # (prompts, hidden)
+    z = {}
+    for layer, (alphas, _) in rules.items():
+        inner = alphas[alphas < 1].to(change[layer])[:, None, None]
+        z[layer] = past.written[:, layer] - (1 - inner) * change[layer]
+    odds, slopes = _log_odds_and_gradients(lm, past, z, target)
+    odds_at_w = log_odds(past.logits, target)[None]  # (1, prompts)
+    scores, residual = _empty(lm, len(target), len(rules), lm.n_neurons), _empty(lm, len(target), len(rules))
+    for column, (layer, (alphas, weights)) in enumerate(rules.items()):
+        if alphas[-1] == 1:
+            odds[layer] = torch.cat([odds[layer], odds_at_w])
+            slopes[layer] = torch.cat([slopes[layer], past.slopes[None, :, layer]])
+        gradient = slopes[layer] * _slope(odds[layer], way.measure)[:, :, None]  # (nodes, prompts, hidden)
+        mean = torch.einsum("n,nph->ph", weights.to(gradient), gradient)
+        scores[:, column] = from_baseline[layer] * (mean @ lm.value_slots(layer))
+        measured = _measured(torch.cat([odds[layer], odds_at_w]), way.measure)  # (nodes + 1, prompts)
+        integrals = integrals_between(torch.cat([alphas, alphas.new_ones(1)])).to(gradient)  # (nodes, nodes)
+        unexplained = measured.diff(dim=0) - integrals @ (gradient * change[layer]).sum(2)
+        residual[:, column] = unexplained.cumsum(0).abs().amax(0)
     return scores, residual
 
 
@@ -175,7 +183,7 @@ def _log_odds_and_gradients(lm, past: Pass, z: dict[int, Tensor], target: Tensor
     Returns:
         layer -> (nodes, prompts), layer -> (nodes, prompts, hidden).
     """
-    if not len(next(iter(z.values()))):
+    if not any(map(len, z.values())):
         return {layer: variants[:, :, 0] for layer, variants in z.items()}, z  # no nodes, nothing to ask
     z = {layer: variants.requires_grad_() for layer, variants in z.items()}
     odds = _answer_log_odds(lm, past, z, target)
@@ -188,22 +196,23 @@ def _log_odds_and_gradients(lm, past: Pass, z: dict[int, Tensor], target: Tensor
 def _ablation_effects(lm, asked: Asked, way: Path) -> Tensor:
     """The measure at w minus the measure with neuron i alone at its baseline.  # (n, layers, neurons)"""
     effects = _empty(lm, len(asked.questions), lm.n_layers, lm.n_neurons)
-    for rows, past, target in _passes(lm, asked, ROWS):
+    for rows, past, target in _passes(lm, asked, ABLATED):
         at_w = _measured(log_odds(past.logits, target), way.measure)
         for layer in range(lm.n_layers):
             from_baseline = past.activations[:, layer] - way.baseline[layer]  # (prompts, neurons)
             slots = lm.value_slots(layer).T  # (neurons, hidden)
-            for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ROWS):
+            for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ABLATED):
                 z = past.written[:, layer] - from_baseline.T[neurons, :, None] * slots[neurons, None]
                 odds = _answer_log_odds(lm, past, {layer: z}, target)[layer]  # (some neurons, prompts)
                 effects[rows[:, None], layer, neurons] = (at_w - _measured(odds, way.measure)).T
     return effects
 
 
-def _passes(lm, asked: Asked, n_copies: int) -> Iterator[tuple[Tensor, Pass, Tensor]]:
+def _passes(lm, asked: Asked, n_copies: int, slopes: bool = False) -> Iterator[tuple[Tensor, Pass, Tensor]]:
     """(rows, remembered pass, targets) of as many questions at a time as fit when each is copied `n_copies` times."""
     for rows, inputs, position in batches(lm, asked.questions, n_copies):
-        yield rows, remember(lm, inputs, position), asked.targets[rows]
+        target = asked.targets[rows]
+        yield rows, remember(lm, inputs, position, target if slopes else None), target
 
 
 def _empty(lm, *shape) -> Tensor:

@@ -99,13 +99,25 @@ class Pass(NamedTuple):
     activations: Tensor  # w at the position, (prompts, layers, neurons)
     written: Tensor  # z, what each FFN writes there, (prompts, layers, hidden)
     logits: Tensor  # there, (prompts, vocabulary)
+    slopes: Tensor | None  # how the answers' log-odds change with z, (prompts, layers, hidden), if they were asked for
     flat: bool  # the FFN sees prompts and tokens in one dimension
 
+    def part(self, rows: Tensor) -> "Pass":
+        """The pass of some of the prompts."""
+        return Pass(*_map_rows(lambda t: t[rows], tuple(self), len(self.position)))
 
-@torch.no_grad()
-def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Pass:
-    """Run the model once and keep what `resume` and the attribution need."""
+
+def remember(
+    lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, target: Tensor | None = None
+) -> Pass:
+    """Run the model once and keep what `resume` and the attribution need.
+
+    Args:
+        target: the answers (prompts,), for the gradients of their log-odds; they cost a backward pass.
+    """
     calls, outputs, activations, written, flat = [], [], [], [], False
+    shifts = torch.zeros(len(position), lm.n_layers, lm.hidden_size, device=lm.device, dtype=lm.dtype)
+    shifts.requires_grad_(target is not None)
 
     def keep_call(module, args, kwargs):
         calls.append((args, kwargs))
@@ -116,8 +128,10 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> 
     def keep_activations(module, args, output):
         nonlocal flat
         flat = output.dim() == 2
+        z = _at(output, position).to(lm.dtype) + shifts[:, len(written)]
         activations.append(_at(args[0], position).to(lm.dtype))
-        written.append(_at(output, position).to(lm.dtype))
+        written.append(z)
+        return None if target is None else _write_at(output.to(lm.dtype, copy=True), position, z)
 
     with ExitStack() as hooks:
         for layer in set(lm.layers):
@@ -125,30 +139,15 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> 
             hooks.enter_context(layer.register_forward_hook(keep_output))
         for down_projection in set(lm.down_projections):
             hooks.enter_context(down_projection.register_forward_hook(keep_activations))
+        hooks.enter_context(torch.set_grad_enabled(target is not None))
         logits = answer_logits(lm, inputs, position)
-    return Pass(inputs, position, calls, outputs, torch.stack(activations, 1), torch.stack(written, 1), logits, flat)
-
-
-def gradients(lm: LanguageModel, past: Pass, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The answers' log-odds and how they change with z, for all layers from one more pass.
-
-    Returns:
-        (prompts,), (prompts, layers, hidden).
-    """
-    shifts = torch.zeros_like(past.written).requires_grad_()
-
-    def shift(module, args, output):
-        z = _at(output, past.position) + shifts[:, running()]
-        return _write_at(output.to(z.dtype, copy=True), past.position, z)
-
-    with ExitStack() as hooks:
-        running = hooks.enter_context(_running_layer(lm))
-        for down_projection in set(lm.down_projections):
-            hooks.enter_context(down_projection.register_forward_hook(shift))
-        odds = log_odds(answer_logits(lm, past.inputs, past.position), target)
+    slopes = None
+    if target is not None:
         with lm.arithmetic():
-            (slopes,) = torch.autograd.grad(odds.sum(), shifts)
-    return odds.detach(), slopes
+            (slopes,) = torch.autograd.grad(log_odds(logits, target).sum(), shifts)
+    at_position = (torch.stack(states, 1) for states in (activations, written))
+    seen = (inputs, position, calls, outputs, *at_position, logits, slopes, flat)
+    return Pass(*_map_rows(Tensor.detach, seen, len(position)))
 
 
 def resume(
@@ -301,8 +300,8 @@ def _map_rows(change: Callable[[Tensor], Tensor], value, n_rows: int):
     """What a layer was called with, each tensor that has `n_rows` changed."""
     if isinstance(value, Tensor):
         return change(value) if value.dim() and len(value) == n_rows else value
-    if isinstance(value, tuple):
-        return tuple(_map_rows(change, entry, n_rows) for entry in value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map_rows(change, entry, n_rows) for entry in value)
     if isinstance(value, dict):
         return {name: _map_rows(change, entry, n_rows) for name, entry in value.items()}
     return value

@@ -13,14 +13,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .answer_key import one_prompt_each
-from .attribution import ffn_activations, knowledge_attribution
+from .attribution import ABLATED, ffn_activations, knowledge_attribution
 from .editing import suppress
 from .facts import Fact
 from .forward import remember, resume
 from .metrics import answer_probability, ask, ask_edited
 from .models import LanguageModel, Neuron
 from .planting import Inseparable, plant_fact
-from .prompts import ROWS, ask_for, batches
+from .prompts import ask_for, batches
 
 Method = Callable[[LanguageModel, Sequence[str], Sequence[str]], Tensor]  # -> (prompts, layers, neurons)
 
@@ -44,7 +44,7 @@ def value_slot_increase(lm: LanguageModel, prompts: Sequence[str], answers: Sequ
     """
     scores = torch.empty(len(prompts), lm.n_layers, lm.n_neurons, device=lm.device, dtype=lm.dtype)
     asked = ask_for(lm, prompts, answers)
-    for rows, inputs, position in batches(lm, asked.questions, ROWS):
+    for rows, inputs, position in batches(lm, asked.questions, ABLATED):
         past, target = remember(lm, inputs, position), asked.targets[rows]
         for layer in range(lm.n_layers):
             w, slots = past.activations[:, layer], lm.value_slots(layer).T
@@ -54,7 +54,7 @@ def value_slot_increase(lm: LanguageModel, prompts: Sequence[str], answers: Sequ
                 logits = resume(lm, past, {layer: z}, later_layers=False)[layer]
                 return logits.log_softmax(-1)[:, range(len(target)), target]
 
-            for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ROWS):
+            for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ABLATED):
                 z = silent + w.T[neurons, :, None] * slots[neurons, None]
                 scores[rows[:, None], layer, neurons] = (log_p(z) - log_p(silent)).T
     return scores

@@ -19,7 +19,7 @@ from .models import LanguageModel, answer_ids
 
 SLOT = "[MASK]"
 SEQ2SEQ_SLOT = "<extra_id_0>"  # of T5
-ROWS = 256  # prompts, or copies of them, in one forward pass on a CPU; more is not faster there
+ROWS = 2**14  # prompts, or copies of them, in one forward pass; more is not faster anywhere
 MEMORY = 2**30  # bytes that a forward pass may take on a CPU
 
 
@@ -151,25 +151,26 @@ def batches(
     def length(i):
         return len(questions[i].ids), len(questions[i].decoder_ids)
 
-    most, memory = limits(lm)
     for (n_tokens, n_decoder), group in itertools.groupby(sorted(range(len(questions)), key=length), key=length):
         group = list(group)
-        size = max(1, min(most, memory // copy_bytes(lm, n_tokens + n_decoder)) // n_copies)
+        size = max(1, n_rows(lm, n_tokens + n_decoder) // n_copies)
         size = -(-len(group) // -(-len(group) // size))  # as many batches, but of equal size
         for start in range(0, len(group), size):
             rows = group[start : start + size]
             yield torch.tensor(rows, device=lm.device), *collate(lm, [questions[i] for i in rows])
 
 
-def limits(lm: LanguageModel) -> tuple[int, int]:
-    """How many rows a forward pass may have, and how many bytes it may take."""
-    if lm.device.type != "cuda":
-        return ROWS, lm.max_memory or MEMORY
-    return 64 * ROWS, lm.max_memory or torch.cuda.mem_get_info(lm.device)[0] // 2
+def n_rows(lm: LanguageModel, n_tokens: int) -> int:
+    """How many rows of `n_tokens` tokens fit into one forward pass, with all that its gradients need."""
+    if lm.device.type == "cuda":
+        memory = lm.max_memory or torch.cuda.mem_get_info(lm.device)[0] // 2
+    else:
+        memory = lm.max_memory or MEMORY
+    return max(1, min(ROWS, memory // copy_bytes(lm, n_tokens)))
 
 
 def copy_bytes(lm: LanguageModel, n_tokens: int) -> int:
-    """What one row of a forward pass takes at most, with all that its gradients need."""
+    """What one row of a forward pass takes at most, with its gradients."""
     per_token = lm.n_layers * (8 * lm.hidden_size + 3 * lm.n_neurons)
     return 4 * (n_tokens * per_token + 4 * lm.model.config.vocab_size)
 

@@ -183,7 +183,7 @@ def test_padding_changes_nothing(tiny64, function):
 @pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_batching_changes_nothing(tiny64, function, copies, monkeypatch):
     expected = function(tiny64, PROMPTS)
-    monkeypatch.setattr(attribution, "ROWS", copies)
+    monkeypatch.setattr(attribution, "ABLATED", copies)
     monkeypatch.setattr(prompts, "ROWS", copies)
     torch.testing.assert_close(function(tiny64, PROMPTS), expected, atol=1e-6, rtol=0)
 
