@@ -1,6 +1,7 @@
 """Shared by the tests: tiny random models, plain hooks to check the library against, and the form of an error."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from kn_utils.models import wrap_model
 
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = """the capital of is in and city big small old has its , . a Ireland France Spain Peru Dublin Paris Madrid Lima
     Rome it river north south ' s very Ice ##land ##er""".split()
@@ -98,3 +100,10 @@ def one_line_error(kind, *names):
     message = str(caught.value)
     assert "\n" not in message
     assert all(str(name) in message for name in names), message
+
+
+def shared_file(*parts):
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"shared/data/{'/'.join(parts)} is not beside this checkout: the authors' data is not tested")
+    return path

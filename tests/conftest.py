@@ -1,14 +1,14 @@
 """Models and files that several test modules share."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from common import tiny_model
+from common import shared_file, tiny_model
 
 import kn_utils as kn
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+def pytest_addoption(parser):
+    parser.addoption("--write-pages", action="store_true", help="write what the tests say into the book's tables")
 
 
 @pytest.fixture(scope="session")
@@ -31,13 +31,6 @@ def lab():
 @pytest.fixture(scope="session")
 def lab_facts():
     return kn.load_facts("lab")
-
-
-def shared_file(*parts):
-    path = SHARED.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(f"shared/data/{'/'.join(parts)} is not beside this checkout: the authors' data is not tested")
-    return path
 
 
 @pytest.fixture(scope="session")

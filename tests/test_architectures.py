@@ -1,6 +1,8 @@
 """Every architecture that the library knows, on tiny random models, against forward passes with one plain hook."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,6 +45,7 @@ MODELS = {
         dict(d_model=24, d_kv=12, d_ff=40, num_layers=2, num_decoder_layers=3, num_heads=2, dropout_rate=0.0), "pieces",
     ),
 }  # fmt: skip
+PAGE = Path(__file__).parent.parent / "book" / "architectures.md"
 NARROW = {"electra", "albert"}  # embeddings of another width than the value slots
 PROMPTS = ["The capital of Ireland is [MASK].", "In the north of the old Ireland, the city is [MASK]."]
 ANSWER, LONG = "Dublin", "Dublin river city"
@@ -209,22 +212,30 @@ def test_suppress_and_amplify_change_the_position_only(lm, factor):
     assert not torch.allclose(own[~elsewhere], seen[0][~elsewhere])
 
 
-def test_update_and_erase(lm):
-    neurons = [kn.Neuron(0, 3), kn.Neuron(lm.n_layers - 1, 5)]
+NEURONS = [kn.Neuron(0, 3), kn.Neuron(2, 5)]
+
+
+def test_erase(lm):
     before = kn.answer_probability(lm, PROMPTS, ANSWER)
-    with bit_for_bit(lm), kn.erase_relation(lm, neurons):
-        assert not lm.value_slot(neurons[0]).any() and not lm.value_slot(neurons[1]).any()
+    with bit_for_bit(lm), kn.erase_relation(lm, NEURONS):
+        assert not any(lm.value_slot(neuron).any() for neuron in NEURONS)
         assert not torch.equal(kn.answer_probability(lm, PROMPTS, ANSWER), before)
-    if lm.model.config.model_type in NARROW:
-        with one_line_error(ValueError, "no update"), kn.update_fact(lm, neurons, ANSWER, "Lima"):
-            pass
-        return
-    slot = lm.value_slot(neurons[0]).clone()
-    with bit_for_bit(lm), kn.update_fact(lm, neurons, ANSWER, "Lima", rescale=False):
+
+
+def update(lm):
+    before = kn.answer_probability(lm, PROMPTS, ANSWER)
+    slot = lm.value_slot(NEURONS[0]).clone()
+    with bit_for_bit(lm), kn.update_fact(lm, NEURONS, ANSWER, "Lima", rescale=False):
         expected = slot - lm.embedding(ANSWER) + 8 * lm.embedding("Lima")
-        torch.testing.assert_close(lm.value_slot(neurons[0]), expected)
+        torch.testing.assert_close(lm.value_slot(NEURONS[0]), expected)
         assert not torch.equal(kn.answer_probability(lm, PROMPTS, ANSWER), before)
     assert torch.equal(kn.answer_probability(lm, PROMPTS, ANSWER), before)
+
+
+def test_update(lm):
+    narrow = lm.model.config.model_type in NARROW
+    with one_line_error(ValueError, "no update") if narrow else nullcontext():
+        update(lm)
 
 
 def test_answers_of_several_tokens(lm):
@@ -302,6 +313,47 @@ def test_facts_that_can_be_asked(lm):
         assert askable(lm, facts) == [kn.Fact("Ireland", "P30(continent)", "Europe", (last,) * 3, (last,))]
     else:
         assert askable(lm, facts) == facts
+
+
+CHECKS = {
+    "attribution": test_scores_are_complete,
+    "ablation": test_ablation_is_exact,
+    "suppress": partial(test_suppress_and_amplify_change_the_position_only, factor=0.0),
+    "amplify": partial(test_suppress_and_amplify_change_the_position_only, factor=2.0),
+    "update": update,
+    "erase": test_erase,
+    "several tokens": test_answers_of_several_tokens,
+}
+
+
+def passes(check, lm):
+    try:
+        check(lm)
+    except (AssertionError, ValueError):
+        return False
+    return True
+
+
+def test_the_book_says_what_works(lm, request):
+    """The page's line of this architecture, made of what the checks say. `--write-pages` puts it there."""
+    name = lm.model.config.model_type
+    architecture = ARCHITECTURES[name]
+    where = f"{architecture.layers}.{architecture.down_projection}".replace(r"\d+", "*").replace("\\", "")
+    works = ["yes" if passes(check, lm) else "no" for check in CHECKS.values()]
+    line = f"| {' | '.join([f'`{name}`', type(lm.model).__name__, lm.kind, f'`{where}`', *works])} |"
+    lines = PAGE.read_text().splitlines()
+    if request.config.getoption("write_pages"):
+        kept = [old for old in lines if not old.startswith(f"| `{name}` |")]
+        last = max(i for i, old in enumerate(kept) if old.startswith("| "))
+        lines = [*kept[: last + 1], line, *kept[last + 1 :]]
+        PAGE.write_text("\n".join(lines) + "\n")
+    assert line in lines
+    assert f"| {' | '.join(['architecture', 'class', 'kind', 'neurons go into', *CHECKS])} |" in lines
+
+
+def test_the_book_lists_no_other_architecture():
+    found = [line.split("`")[1] for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    assert sorted(found) == sorted(ARCHITECTURES)
 
 
 def test_every_experiment_runs(lm, tmp_path):

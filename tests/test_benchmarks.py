@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kn_utils as kn
 import speed
+from kn_utils import attribution
 from kn_utils.forward import _hidden
 
 ANSWER = "Dublin"
@@ -91,6 +92,17 @@ def test_the_library_executes_little_more_than_needed(tiny, shape, prompt, n_ste
     in_question = 2 * shape.n_layers * tokens * shape.layer  # each layer runs once more
     found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER, n_steps=n_steps, exact_steps=True)
     assert least <= found <= 1.05 * least + in_question
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_a_node_at_w_needs_no_copies(tiny, shape, prompt, monkeypatch):
+    monkeypatch.setattr(attribution, "TOLERANCE", float("inf"))
+    monkeypatch.setattr(attribution, "N_NODES", (5,))  # then the layers at the top take all points
+    tokens = n_tokens(tiny, prompt)
+    least = speed.node_at_w(shape, tokens, 5)
+    found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER)
+    all_copies = speed.remembered_layers(shape, tokens, 20)
+    assert least <= found < all_copies
 
 
 # ---------------------------------------------------------------- the page

@@ -6,8 +6,7 @@ import json
 import shutil
 
 import pytest
-from common import one_line_error
-from conftest import shared_file
+from common import one_line_error, shared_file
 from test_prompt_types import check_types
 
 import kn_utils as kn

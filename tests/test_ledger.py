@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import shared_file
+from common import shared_file
 
 import kn_utils as kn
 from kn_utils import Interval, Neuron, figures

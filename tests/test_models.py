@@ -181,7 +181,7 @@ def test_answers_that_the_model_cannot_say(tiny, function, answer):
 def test_answers_that_must_be_one_token(tiny, answer, pieces):
     with one_line_error(ValueError, repr(answer), "2 tokens", pieces):
         answer_id(tiny, answer)
-    with one_line_error(ValueError, repr(answer), "measure='log_probability'"):
+    with one_line_error(ValueError, repr(answer), "measure 'log_probability'"):
         kn.knowledge_attribution(tiny, PROMPTS, ["Dublin"] * 3 + [answer, "Dublin"])
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 import platformdirs
 import pytest
-from common import one_line_error
-from conftest import shared_file
+from common import one_line_error, shared_file
 
 from kn_utils import published
 from kn_utils.models import Neuron
