@@ -23,7 +23,7 @@ from transformers import BertForMaskedLM
 import kn_utils as kn
 from kn_utils import runs
 from kn_utils.lab.training import split_words
-from kn_utils.results import TABLES, replace_file, write_table
+from kn_utils.results import ABOUT, TABLES, replace_file, write_table
 
 ROOT = Path(__file__).parents[1]
 N_FACTS = 16
@@ -47,6 +47,13 @@ def finished(small_shards, tmp_path_factory):
 
 def run(folder, **options):
     return kn.run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **{"chunk": 4, **options})
+
+
+def shards_only(folder, copy):
+    """A copy of a run that was stopped before it wrote its result file."""
+    shutil.copytree(folder, copy)
+    (copy / "results.parquet").unlink()
+    return copy
 
 
 def read_bytes(folder):
@@ -191,7 +198,7 @@ def test_shards_of_dead_processes_are_made_last(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:60] + b"\0" * 40 + b[100:]])
 def test_a_damaged_shard_is_made_again(finished, small_shards, tmp_path, damage):
-    folder = shutil.copytree(finished[0], tmp_path / "run")
+    folder = shards_only(finished[0], tmp_path / "run")
     for name in ("find", "suppress_amplify"):
         shard = sorted((folder / name).glob("*.parquet"))[1]
         shard.write_bytes(damage(shard.read_bytes()))
@@ -200,11 +207,25 @@ def test_a_damaged_shard_is_made_again(finished, small_shards, tmp_path, damage)
 
 
 def test_a_shard_of_another_run_is_made_again(finished, small_shards, tmp_path):
-    folder = shutil.copytree(finished[0], tmp_path / "run")
+    folder = shards_only(finished[0], tmp_path / "run")
     shard = next((folder / "known").glob("*.parquet"))
     table = pq.read_table(shard)
     others = table.replace_schema_metadata({**table.schema.metadata, runs.SHARD: "another"})
     write_table(others.set_column(0, "known", [[not known for known in table["known"].to_pylist()]]), shard)
+    run(folder)
+    assert read_bytes(folder) == read_bytes(finished[0])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", None])
+def test_a_result_file_that_is_damaged_or_of_another_run_is_written_again(finished, small_shards, tmp_path, damage):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    path = folder / "results.parquet"
+    if damage is None:
+        table = pq.read_table(path)
+        about = json.loads(table.schema.metadata[ABOUT]) | {"fingerprint": "another"}
+        write_table(table.replace_schema_metadata({**table.schema.metadata, ABOUT: json.dumps(about)}), path)
+    else:
+        path.write_bytes(damage(path.read_bytes()))
     run(folder)
     assert read_bytes(folder) == read_bytes(finished[0])
 
@@ -246,7 +267,7 @@ def test_experiments_add_up_in_one_folder(finished, small_shards, tmp_path):
 
 
 def test_another_chunk_takes_no_shard_of_other_facts(finished, small_shards, tmp_path):
-    folder = shutil.copytree(finished[0], tmp_path / "run")
+    folder = shards_only(finished[0], tmp_path / "run")
     results = run(folder, chunk=3)
     assert results.facts.knowledge.equals(finished[1].facts.knowledge)
     measures = ["probability", "log_odds", "rank", "top1"]

@@ -145,36 +145,37 @@ class Run:
         self.seed = about["seed"]
 
     def results(self, experiment: str) -> Results:
-        """Run the stages that `experiment` needs, and write the result file."""
-        made = self.made()
-
-        def wanted(name):
-            return (experiment in ("all", name) or name in made) and (name != "update" or has_update(self.lm))
-
+        """Run the stages that `experiment` needs, beside those made before, and write the result file."""
+        wanted = {"find"} | {name for name in EXPERIMENTS[2:] if experiment in ("all", name)}
+        if not has_update(self.lm):
+            wanted -= {"update"}
+        if made := self.made():
+            if wanted <= set(made.about["experiments"]):
+                return made
+            wanted |= set(made.about["experiments"])
         before = self.ask()  # takes little time, and names a fact that cannot be asked
         coarse = self.find()
         neurons = experiments.refine(self.facts, coarse, self.lm.n_neurons, self.seed)
         tables = {}
-        if wanted("suppress_amplify"):
+        if "suppress_amplify" in wanted:
             tables["effects"] = self.suppress_amplify(neurons)
-        if wanted("update"):
+        if "update" in wanted:
             tables["updates"] = self.update(neurons, before.known)
-        if wanted("erase"):
+        if "erase" in wanted:
             tables["erasures"] = self.erase(neurons)
-        if wanted("prompts"):
+        if "prompts" in wanted:
             tables["activations"] = self.activations(neurons)
         about_facts = pd.DataFrame([(f.subject, f.relation, f.answer) for f in self.facts])
         about_facts.columns = ["subject", "relation", "answer"]
         rows = pd.concat([about_facts, coarse[["n_prompts", "scores"]], neurons, before.known], axis=1)
-        about = self.about | {"experiments": ["find", *filter(wanted, EXPERIMENTS[2:])]}
+        about = self.about | {"experiments": [name for name in EXPERIMENTS if name in wanted]}
         return write_results(self.folder / "results.parquet", about, rows, tables)
 
-    def made(self) -> list[str]:
-        """The experiments in the result file that is there; none if it is damaged, their shards will tell."""
-        try:
-            return read_results(self.folder).about["experiments"]
-        except (FileNotFoundError, ValueError):
-            return []
+    def made(self) -> Results | None:
+        """The result file of this run, if it is there and whole."""
+        with suppress(FileNotFoundError, ValueError):
+            results = read_results(self.folder)
+            return results if results.about.get("fingerprint") == self.about["fingerprint"] else None
 
     def find(self) -> pd.DataFrame:
         def find(rows):
