@@ -25,7 +25,7 @@ lab: env
 test: env
 	$(BIN)/ruff check .
 	find notebooks -name '*.ipynb' -not -path '*/.*' -exec $(STRIP) {} +
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
 
 bench: env
 	@mkdir -p _build
