@@ -22,7 +22,6 @@ N_NODES = (5, 8)  # evaluations that stand for the points of a Riemann sum: the 
 TOLERANCE = 3e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
 ABLATED = 256  # neurons of a prompt, each switched off in its own copy, in one pass
 
-
 Rule = tuple[Tensor, Tensor]  # points in [0, 1], ascending, and their weights
 
 

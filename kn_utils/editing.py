@@ -36,6 +36,13 @@ def has_update(lm: LanguageModel) -> bool:
     return lm.model.get_input_embeddings().embedding_dim == lm.hidden_size
 
 
+def check_update(lm: LanguageModel) -> None:
+    """Raise a ValueError if the model has no update."""
+    if not has_update(lm):
+        width = lm.model.get_input_embeddings().embedding_dim
+        raise ValueError(f"embeddings have {width} entries, value slots {lm.hidden_size}: the model has no update")
+
+
 @contextmanager
 def update_fact(
     lm: LanguageModel,
@@ -55,9 +62,7 @@ def update_fact(
     Raises:
         ValueError: an answer that is not one token, a neuron outside the model, or a model that has no update.
     """
-    if not has_update(lm):
-        width = lm.model.get_input_embeddings().embedding_dim
-        raise ValueError(f"embeddings have {width} entries, value slots {lm.hidden_size}: the model has no update")
+    check_update(lm)
     e_old, e_new = lm.embedding(old), lm.embedding(new)  # (hidden,)
 
     def updated(slot: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from .models import LanguageModel, answer_ids
 
 SLOT = "[MASK]"
 SEQ2SEQ_SLOT = "<extra_id_0>"  # of T5
-ROWS = 2**14  # prompts, or copies of them, in one forward pass; more is not faster anywhere
+ROWS = 2**14  # prompts, or copies of them, in one forward pass at most, whatever the memory
 MEMORY = 2**30  # bytes that a forward pass may take on a CPU
 
 
@@ -162,10 +162,7 @@ def batches(
 
 def n_rows(lm: LanguageModel, n_tokens: int) -> int:
     """How many rows of `n_tokens` tokens fit into one forward pass, with all that its gradients need."""
-    if lm.device.type == "cuda":
-        memory = lm.max_memory or torch.cuda.mem_get_info(lm.device)[0] // 2
-    else:
-        memory = lm.max_memory or MEMORY
+    memory = lm.max_memory or (torch.cuda.mem_get_info(lm.device)[0] // 2 if lm.device.type == "cuda" else MEMORY)
     return max(1, min(ROWS, memory // copy_bytes(lm, n_tokens)))
 
 

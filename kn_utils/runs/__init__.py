@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .. import experiments
 from ..attribution import check_measure
 from ..bingrel import Bag
-from ..editing import has_update
+from ..editing import check_update, has_update
 from ..facts import Fact, load_facts
 from ..models import LanguageModel, load_model, weights_digest
 from ..prompt_types import activations_by_type, bags_of, typed_prompts
@@ -83,8 +83,8 @@ def run_experiments(
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}: pass at least 1 fact")
     lm = load_model(model, device, products)
-    if experiment == "update" and not has_update(lm):
-        raise ValueError(f"model {model!r} has no update: its word embeddings and value slots differ in width")
+    if experiment == "update":
+        check_update(lm)
     chosen = askable(lm, load_facts(facts, relations, n_facts, seed))
     if not chosen:
         raise ValueError(
