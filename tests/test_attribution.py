@@ -194,12 +194,12 @@ def test_order_of_prompts_is_kept(tiny):
     torch.testing.assert_close(backwards.flip(0), scores, atol=1e-6, rtol=0)
 
 
-def test_every_fact_gets_its_own_scores(tiny):
+def test_every_fact_gets_its_own_scores(tiny64):
     facts = [kn.Fact("Ireland", "P36(capital)", a, tuple(PROMPTS[:n])) for a, n in [("Dublin", 2), ("Paris", 3)]]
-    together = kn.knowledge_attributions(tiny, facts, n_steps=4, rule="right")
+    together = kn.knowledge_attributions(tiny64, facts, n_steps=4, rule="right")
     for fact, scores in zip(facts, together, strict=True):
-        alone = kn.knowledge_attribution(tiny, fact.prompts, fact.answer, n_steps=4, rule="right")
-        torch.testing.assert_close(scores, alone, atol=1e-7, rtol=1e-5)
+        alone = kn.knowledge_attribution(tiny64, fact.prompts, fact.answer, n_steps=4, rule="right")
+        torch.testing.assert_close(scores, alone, atol=1e-15, rtol=1e-12)  # batches of other sizes round differently
 
 
 @pytest.mark.parametrize("path", PATHS)

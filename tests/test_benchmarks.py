@@ -8,6 +8,7 @@ import torch
 import yaml
 from benchmarks import reference
 from benchmarks.conftest import pytest_benchmark_generate_machine_info
+from benchmarks.measures import executed_flop as counted
 from common import PROMPTS
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,12 +20,6 @@ from kn_utils.forward import _hidden
 ANSWER = "Dublin"
 PAGE = (speed.BOOK / "speed.md").read_text()
 DATA = json.loads((speed.BOOK / "speed.json").read_text())
-
-
-def counted(call, *args, **options):
-    with FlopCounterMode(display=False) as counter:
-        call(*args, **options)
-    return counter.get_total_flops()
 
 
 @pytest.fixture(scope="module")
