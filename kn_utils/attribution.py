@@ -12,24 +12,35 @@ from .facts import Fact
 from .forward import Pass, log_odds, remember, resume
 from .models import LanguageModel, answer_ids
 from .prompts import Asked, ask_for, batches, n_rows, open_questions
-from .quadrature import integrals_between, radau_rule, riemann_points
+from .quadrature import Rule, integrals_between, nested_rules, riemann_points
 
 PATHS = ("layer", "neuron")
 MEASURES = ("probability", "log_probability")
 BASELINES = ("zero", "mean")
 
-N_NODES = (5, 8)  # evaluations that stand for the points of a Riemann sum: the fewest that the residual allows
+N_NODES = 5  # evaluations that stand for the points of a Riemann sum, where the residual allows; else twice as many
 TOLERANCE = 3e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
 ABLATED = 256  # neurons of a prompt, each switched off in its own copy, in one pass
-
-Rule = tuple[Tensor, Tensor]  # points in [0, 1], ascending, and their weights
-
 
 class Path(NamedTuple):
     """From where to where the neurons move, and how the answer is measured on the way."""
 
     baseline: Tensor  # (layers, neurons)
     measure: str
+
+
+class Line(NamedTuple):
+    """The path of one layer's neurons in some prompts of a pass, and what is known on the way, node by node."""
+
+    prompts: Tensor  # (some,)
+    from_baseline: Tensor  # w - baseline, (some, neurons)
+    change: Tensor  # of what the FFN writes, (some, hidden)
+    odds: Tensor  # the answer's log-odds, (nodes, some)
+    slopes: Tensor  # how they change with what the FFN writes, (nodes, some, hidden)
+
+    def part(self, some: Tensor) -> "Line":
+        before = (self.prompts[some], self.from_baseline[some], self.change[some])
+        return Line(*before, self.odds[:, some], self.slopes[:, some])
 
 
 def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
@@ -92,8 +103,8 @@ def knowledge_attribution(
     if path == "neuron":
         scores = _ablation_effects(lm, asked, way)
     else:
-        few = () if exact_steps or rule == "gauss-legendre" else [n for n in N_NODES if n < n_steps]
-        scores = _integrated_gradients(lm, asked, way, [radau_rule(*points, n_nodes) for n_nodes in few] + [points])
+        every_point = exact_steps or rule == "gauss-legendre"
+        scores = _integrated_gradients(lm, asked, way, nested_rules(*points, n_steps if every_point else N_NODES))
     if per_token or len(scores) == len(prompts):
         return scores
     return torch.zeros_like(scores[: len(prompts)]).index_add_(0, asked.prompt, scores)
@@ -129,66 +140,104 @@ def _integrated_gradients(lm, asked: Asked, way: Path, rules: list[Rule]) -> Ten
 
     By the first rule; a layer of a prompt whose residual is too large goes on to the next.  # (n, layers, neurons)
     """
-    last = len(rules) - 1
-    first = {layer: rules[min(last, layer >= lm.n_layers - 2)] for layer in range(lm.n_layers)}
-    n_nodes = [len(alphas) for alphas, _ in rules]
-    n_copies = max(n_nodes[0] * (1 + lm.n_layers) // 2, *n_nodes)  # those of later layers need little
+    n_copies = max(len(rules[0].nodes) * (1 + lm.n_layers) // 2, len(rules[-1].nodes))  # later layers' need less
     scores = _empty(lm, len(asked.questions), lm.n_layers, lm.n_neurons)
-    for rows, past, target in _passes(lm, asked, n_copies, slopes=any(alphas[-1] == 1 for alphas, _ in rules)):
-        own, residual = _integrate(lm, past, target, way, first)
-        for rule in rules[1:]:
-            rough = residual > TOLERANCE * own.flatten(1).abs().amax(1)[:, None]  # (prompts, layers)
-            for layer in first:
-                if rule is not first[layer] and len(some := rough[:, layer].nonzero()[:, 0]):
-                    finer = _integrate(lm, past.part(some), target[some], way, {layer: rule})
-                    own[some, layer], residual[some, layer] = (table[:, 0] for table in finer)
+    for rows, past, target in _passes(lm, asked, n_copies, slopes=not all(rule.is_new.all() for rule in rules)):
+        own, odds_at_w = _empty(lm, len(rows), lm.n_layers, lm.n_neurons), log_odds(past.logits, target)
+        lines = {layer: _line(lm, past, way, layer, odds_at_w) for layer in range(lm.n_layers)}
+        for rule in rules:
+            lines = _evaluate(lm, past, target, lines, rule, n_copies * len(rows))
+            for layer, line in lines.items():
+                mean = _integral(line, rule, way.measure) @ lm.value_slots(layer)
+                own[line.prompts, layer] = line.from_baseline * mean
+            if rule is not rules[-1]:
+                allowed = TOLERANCE * own.flatten(1).abs().amax(1)
+                lines = _rough(lines, rule, odds_at_w, allowed, way.measure)
         scores[rows] = own
     return scores
 
 
-def _integrate(lm, past: Pass, target: Tensor, way: Path, rules: dict[int, Rule]) -> tuple[Tensor, Tensor]:
-    """Some layers, each by a rule of its own, on the prompts of one pass. A node at w costs nothing more.
+def _line(lm, past: Pass, way: Path, layer: int, odds_at_w: Tensor) -> Line:
+    """A layer's path in all prompts of a pass, known at its end, w."""
+    prompts = torch.arange(len(past.position), device=lm.device)
+    from_baseline = past.activations[:, layer] - way.baseline[layer]
+    slopes_at_w = past.slopes[None, :, layer] if past.slopes is not None else past.written[:0]
+    return Line(prompts, from_baseline, from_baseline @ lm.value_slots(layer).T, odds_at_w[None], slopes_at_w)
+
+
+def _evaluate(lm, past: Pass, target: Tensor, lines: dict[int, Line], rule: Rule, capacity: int) -> dict[int, Line]:
+    """The lines, known at all nodes of the rule. `capacity` is how many whole copies fit into one pass."""
+    new = rule.nodes[rule.is_new].to(lm.device, lm.dtype)[:, None, None]
+    if not len(new):
+        return lines
+    known = {}
+    for layers in _together(lm, lines, len(new), capacity):
+        z, of = {}, {layer: lines[layer].prompts for layer in layers}
+        for layer in layers:
+            z[layer] = (past.written[of[layer], layer] - (1 - new) * lines[layer].change).requires_grad_()
+        odds = _answer_log_odds(lm, past, z, target, of)
+        with lm.arithmetic():
+            slopes = torch.autograd.grad(sum(o.sum() for o in odds.values()), [z[layer] for layer in layers])
+        for layer, slope in zip(layers, slopes, strict=True):
+            line = lines[layer]
+            at_nodes = _joined(rule, line.odds, odds[layer].detach()), _joined(rule, line.slopes, slope)
+            known[layer] = line._replace(odds=at_nodes[0], slopes=at_nodes[1])
+    return known
+
+
+def _together(lm, lines: dict[int, Line], n_new: int, capacity: int) -> Iterator[list[int]]:
+    """Layers whose copies fit into one pass. A copy that begins higher up needs less."""
+    layers, size = [], 0.0
+    for layer, line in lines.items():
+        own = n_new * len(line.prompts) * (lm.n_layers - layer) / lm.n_layers
+        if layers and size + own > capacity:
+            yield layers
+            layers, size = [], 0.0
+        layers.append(layer)
+        size += own
+    if layers:
+        yield layers
+
+
+def _joined(rule: Rule, old: Tensor, new: Tensor) -> Tensor:
+    """What is known at the new and at the other nodes of a rule, in their order.  # (nodes, ...)"""
+    if rule.is_new.all():
+        return new
+    both = new.new_empty(len(rule.nodes), *new.shape[1:])
+    both[rule.is_new], both[~rule.is_new] = new, old
+    return both
+
+
+def _rough(lines: dict[int, Line], rule: Rule, odds_at_w: Tensor, allowed: Tensor, measure: str) -> dict[int, Line]:
+    """The lines whose residual is larger than a prompt allows."""
+    rough = {}
+    for layer, line in lines.items():
+        some = _residual(line, rule, odds_at_w[line.prompts], measure) > allowed[line.prompts]
+        if some.any():
+            rough[layer] = line.part(some)
+    return rough
+
+
+def _integral(line: Line, rule: Rule, measure: str) -> Tensor:
+    """The gradient by what the FFN writes, summed along the line.  # (some, hidden)"""
+    return torch.einsum("n,nph->ph", rule.weights.to(line.slopes), _gradient(line, measure))
+
+
+def _residual(line: Line, rule: Rule, odds_at_w: Tensor, measure: str) -> Tensor:
+    """The completeness residual: how far the gradients are from explaining how the measure changes from node to node.
 
     Returns:
-        The scores (prompts, some layers, neurons) and the completeness residual (prompts, some layers): how far the
-        gradients at the nodes are from explaining how the measure changes from node to node.
+        (some,).
     """
-    from_baseline = {layer: past.activations[:, layer] - way.baseline[layer] for layer in rules}
-    change = {layer: from_baseline[layer] @ lm.value_slots(layer).T for layer in rules}  # (prompts, hidden)
-    z = {}
-    for layer, (alphas, _) in rules.items():
-        inner = alphas[alphas < 1].to(change[layer])[:, None, None]
-        z[layer] = past.written[:, layer] - (1 - inner) * change[layer]
-    odds, slopes = _log_odds_and_gradients(lm, past, z, target)
-    odds_at_w = log_odds(past.logits, target)[None]  # (1, prompts)
-    scores, residual = _empty(lm, len(target), len(rules), lm.n_neurons), _empty(lm, len(target), len(rules))
-    for column, (layer, (alphas, weights)) in enumerate(rules.items()):
-        if alphas[-1] == 1:
-            odds[layer] = torch.cat([odds[layer], odds_at_w])
-            slopes[layer] = torch.cat([slopes[layer], past.slopes[None, :, layer]])
-        gradient = slopes[layer] * _slope(odds[layer], way.measure)[:, :, None]  # (nodes, prompts, hidden)
-        mean = torch.einsum("n,nph->ph", weights.to(gradient), gradient)
-        scores[:, column] = from_baseline[layer] * (mean @ lm.value_slots(layer))
-        measured = _measured(torch.cat([odds[layer], odds_at_w]), way.measure)  # (nodes + 1, prompts)
-        integrals = integrals_between(torch.cat([alphas, alphas.new_ones(1)])).to(gradient)  # (nodes, nodes)
-        unexplained = measured.diff(dim=0) - integrals @ (gradient * change[layer]).sum(2)
-        residual[:, column] = unexplained.cumsum(0).abs().amax(0)
-    return scores, residual
+    measured = _measured(torch.cat([line.odds, odds_at_w[None]]), measure)  # (nodes + 1, some)
+    integrals = integrals_between(torch.cat([rule.nodes, rule.nodes.new_ones(1)])).to(line.slopes)  # (nodes, nodes)
+    unexplained = measured.diff(dim=0) - integrals @ (_gradient(line, measure) * line.change).sum(2)
+    return unexplained.cumsum(0).abs().amax(0)
 
 
-def _log_odds_and_gradients(lm, past: Pass, z: dict[int, Tensor], target: Tensor):
-    """The answers' log-odds if the FFN of a layer wrote z (nodes, prompts, hidden), and how they change with z.
-
-    Returns:
-        layer -> (nodes, prompts), layer -> (nodes, prompts, hidden).
-    """
-    if not any(map(len, z.values())):
-        return {layer: variants[:, :, 0] for layer, variants in z.items()}, z  # no nodes, nothing to ask
-    z = {layer: variants.requires_grad_() for layer, variants in z.items()}
-    odds = _answer_log_odds(lm, past, z, target)
-    with lm.arithmetic():
-        slopes = torch.autograd.grad(sum(o.sum() for o in odds.values()), list(z.values()))
-    return {layer: o.detach() for layer, o in odds.items()}, dict(zip(z, slopes, strict=True))
+def _gradient(line: Line, measure: str) -> Tensor:
+    """Of the measure, by what the FFN writes.  # (nodes, some, hidden)"""
+    return line.slopes * _slope(line.odds, measure)[:, :, None]
 
 
 @torch.no_grad()
@@ -218,12 +267,15 @@ def _empty(lm, *shape) -> Tensor:
     return torch.empty(shape, device=lm.device, dtype=lm.dtype)
 
 
-def _answer_log_odds(lm, past: Pass, z: dict[int, Tensor], target: Tensor) -> dict[int, Tensor]:
+def _answer_log_odds(
+    lm, past: Pass, z: dict[int, Tensor], target: Tensor, of: dict[int, Tensor] | None = None
+) -> dict[int, Tensor]:
     """log-odds of the answers if the FFN of a layer wrote z (copies, prompts, hidden).  # layer -> (copies, prompts)"""
-    return {
-        layer: log_odds(logits.flatten(0, 1), target.repeat(len(logits))).view(logits.shape[:2])
-        for layer, logits in resume(lm, past, z).items()
-    }
+    odds = {}
+    for layer, logits in resume(lm, past, z, of).items():
+        own = target if of is None else target[of[layer]]
+        odds[layer] = log_odds(logits.flatten(0, 1), own.repeat(len(logits))).view(logits.shape[:2])
+    return odds
 
 
 def _measured(odds: Tensor, measure: str) -> Tensor:

@@ -8,14 +8,18 @@ run again, nor this layer's attention, and the down projection itself is needed 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from itertools import count
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .models import LanguageModel
 
 Edit = Callable[[int, Tensor], Tensor]
+Run = Callable[..., object]  # run(layer, forward, hidden, ...) -> what the layer returns
+
+MAPS = ("query", "key", "value")
 
 _asked_position: ContextVar[Tensor | None] = ContextVar("asked_position", default=None)
 
@@ -56,22 +60,23 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
         yield
 
 
-def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
-    """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)"""
+def answer_logits(
+    lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, run: Run | None = None
+) -> Tensor:
+    """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)
 
-    def after_last_layer(module, args, output):
-        if running() == lm.n_layers - 1:
-            return _with_hidden(output, _at(_hidden(output), position)[:, None])
+    Args:
+        run: what each layer does in place of its forward pass.
+    """
 
     def before_head(module, args):  # (prompts, tokens, hidden) -> (prompts, 1, hidden)
         return _at(args[0], position)[:, None]
 
     asked = _asked_position.set(position)
     try:
-        with _running_layer(lm) as running, lm.arithmetic():
-            if lm.kind == "masked":  # its head begins with a layer of its own
-                with lm.layers[-1].register_forward_hook(after_last_layer):
-                    logits = lm.model(**inputs).logits
+        with _layers_run(lm, run or _plainly(lm, inputs, position)), lm.arithmetic():
+            if lm.kind == "masked":  # its last layer has left the position only
+                logits = lm.model(**inputs).logits
             else:
                 with lm.model.get_output_embeddings().register_forward_pre_hook(before_head):
                     logits = lm.model(**inputs, use_cache=False).logits
@@ -94,135 +99,180 @@ class Pass(NamedTuple):
 
     inputs: dict[str, Tensor]  # each (prompts, tokens)
     position: Tensor  # (prompts,) where the model answers
-    calls: list[tuple[tuple, dict]]  # how each layer was called
+    calls: list[tuple[tuple, dict]]  # what each layer was called with, beside the hidden states
     outputs: list  # what it returned
+    maps: list[dict[str, Tensor]]  # its queries, keys and values, where they are known, each (prompts, tokens, hidden)
     activations: Tensor  # w at the position, (prompts, layers, neurons)
     written: Tensor  # z, what each FFN writes there, (prompts, layers, hidden)
+    residual: Tensor  # what z is added to, (prompts, layers, hidden)
     logits: Tensor  # there, (prompts, vocabulary)
     slopes: Tensor | None  # how the answers' log-odds change with z, (prompts, layers, hidden), if they were asked for
-    flat: bool  # the FFN sees prompts and tokens in one dimension
-
-    def part(self, rows: Tensor) -> "Pass":
-        """The pass of some of the prompts."""
-        return Pass(*_map_rows(lambda t: t[rows], tuple(self), len(self.position)))
 
 
-def remember(
-    lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, target: Tensor | None = None
-) -> Pass:
+def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, target: Tensor | None = None) -> Pass:
     """Run the model once and keep what `resume` and the attribution need.
 
     Args:
         target: the answers (prompts,), for the gradients of their log-odds; they cost a backward pass.
     """
-    calls, outputs, activations, written, flat = [], [], [], [], False
+    calls, outputs, maps, activations, written, residual = [], [], [], [], [], []
     shifts = torch.zeros(len(position), lm.n_layers, lm.hidden_size, device=lm.device, dtype=lm.dtype)
     shifts.requires_grad_(target is not None)
+    plainly = _plainly(lm, inputs, position)
 
-    def keep_call(module, args, kwargs):
+    def run(layer, forward, hidden, *args, **kwargs):
         calls.append((args, kwargs))
-
-    def keep_output(module, args, output):
-        outputs.append(output)
+        maps.append({})
+        outputs.append(plainly(layer, forward, hidden, *args, **kwargs))
+        if lm.norm(layer) is None:
+            residual.append(_at(_hidden(outputs[-1]), position) - written[-1])
+        return outputs[-1]
 
     def keep_activations(module, args, output):
-        nonlocal flat
-        flat = output.dim() == 2
         z = _at(output, position).to(lm.dtype) + shifts[:, len(written)]
         activations.append(_at(args[0], position).to(lm.dtype))
         written.append(z)
         return None if target is None else _write_at(output.to(lm.dtype, copy=True), position, z)
 
+    def keep_residual(module, args):
+        residual.append(_at(args[0], position) - written[-1])
+
+    def keep_map(name):
+        def keep(module, args, output):
+            maps[-1].setdefault(name, output)  # a layer that runs at one position has mapped all tokens before
+
+        return keep
+
     with ExitStack() as hooks:
-        for layer in set(lm.layers):
-            hooks.enter_context(layer.register_forward_pre_hook(keep_call, with_kwargs=True))
-            hooks.enter_context(layer.register_forward_hook(keep_output))
         for down_projection in set(lm.down_projections):
             hooks.enter_context(down_projection.register_forward_hook(keep_activations))
+        for norm in {lm.norm(layer) for layer in range(lm.n_layers)} - {None}:
+            hooks.enter_context(norm.register_forward_pre_hook(keep_residual))
+        for attention in {lm.attention(layer) for layer in range(lm.n_layers)} - {None}:
+            for name in MAPS:
+                hooks.enter_context(getattr(attention, name).register_forward_hook(keep_map(name)))
         hooks.enter_context(torch.set_grad_enabled(target is not None))
-        logits = answer_logits(lm, inputs, position)
+        logits = answer_logits(lm, inputs, position, run)
     slopes = None
     if target is not None:
         with lm.arithmetic():
             (slopes,) = torch.autograd.grad(log_odds(logits, target).sum(), shifts)
-    at_position = (torch.stack(states, 1) for states in (activations, written))
-    seen = (inputs, position, calls, outputs, *at_position, logits, slopes, flat)
+    at_position = (torch.stack(states, 1) for states in (activations, written, residual))
+    seen = (inputs, position, calls, outputs, maps, *at_position, logits, slopes)
     return Pass(*_map_rows(Tensor.detach, seen, len(position)))
 
 
 def resume(
-    lm: LanguageModel, past: Pass, written: dict[int, Tensor], later_layers: bool = True
+    lm: LanguageModel,
+    past: Pass,
+    written: dict[int, Tensor],
+    of: dict[int, Tensor] | None = None,
+    later_layers: bool = True,
 ) -> dict[int, Tensor]:
     """The logits where the model answers if the FFN of a layer wrote z there; gradients reach z.
 
     Copies that begin at different layers travel together from where they meet.
 
     Args:
-        written: layer -> z (copies, prompts, hidden), some variants for every prompt of the remembered pass.
+        written: layer -> z (copies, prompts, hidden), some variants for prompts of the remembered pass.
+        of: layer -> which prompts these are, (prompts,); by default all.
         later_layers: False leaves them out: the head reads this layer's output, as in the logit lens.
 
     Returns:
         layer -> (copies, prompts, vocabulary).
     """
-    n_prompts, n_copies = len(past.position), [len(written[layer]) for layer in sorted(written)]
-    position = past.position.repeat(sum(n_copies))
-    one_row = lm.attention is not None and "attention_mask" not in past.inputs  # the last layer is needed there only
+    layers = sorted(written)
+    everyone = torch.arange(len(past.position), device=lm.device)
+    owner = {layer: (everyone if of is None else of[layer]).repeat(len(written[layer])) for layer in layers}
+    owners = torch.cat(list(owner.values()))  # of all variants, as they travel: those of lower layers first
+    plainly = _plainly(lm, past.inputs, past.position[owners])
 
-    def take_up(forward, layer):
-        z = written[layer]
-        own = past.position.repeat(len(z))
+    def begin(layer):
+        row = past.residual[owner[layer], layer] + written[layer].flatten(0, 1)
+        if norm := lm.norm(layer):
+            row = norm(row)
+        if lm.kind == "masked" and layer == lm.n_layers - 1:
+            return row[:, None]
+        hidden = _hidden(past.outputs[layer])[owner[layer]]
+        return _write_at(hidden, past.position[owner[layer]], row.to(hidden.dtype))
 
-        def write(module, args, output):
-            if past.flat:
-                return _write_at(output.to(z.dtype, copy=True), own, z.flatten(0, 1))
-            copies = _write_at(output.to(z.dtype).repeat(len(z), 1, 1), own, z.flatten(0, 1))
-            return copies.unflatten(0, z.shape[:2])  # (copies, prompts, tokens, hidden)
-
-        call = _map_rows(lambda t: t.repeat(len(z), *[1] * (t.dim() - 1)), past.calls[layer], n_prompts)
-        args, kwargs = call if past.flat else past.calls[layer]
-        with lm.down_projections[layer].register_forward_hook(write):
-            hidden = _hidden(forward(*args, **kwargs))  # after an FFN all is element by element: copies broadcast
-        return hidden if past.flat else hidden.flatten(0, 1)
-
-    def go_on(forward, layer, args, kwargs):
-        args, kwargs = _map_rows(lambda t: t[: len(args[0])], (args, kwargs), len(position))
+    def go_on(layer, forward, hidden):
         if not later_layers:
-            return args[0]
-        if one_row and layer == lm.n_layers - 1:
-            return forward(_at(args[0], position[: len(args[0])])[:, None], past_key_values=_Tokens(lm, args[0]))
-        return _hidden(forward(*args, **kwargs))
+            return hidden
+        rows = owners[: len(hidden)]
+        args, kwargs = _map_rows(lambda t: t[rows], past.calls[layer], len(past.position))
+        with _rows_mapped(lm, past, layer, owner.get(layer - 1)):
+            return _hidden(plainly(layer, forward, hidden, *args, **kwargs))
 
-    def run(forward):
-        def instead(*args, **kwargs):
-            layer = running()
-            if layer < min(written):
-                return past.outputs[layer]
-            parts = [go_on(forward, layer, args, kwargs)] if layer > min(written) else []
-            if layer in written:
-                parts.append(take_up(forward, layer))
-            if len({part.shape[1] for part in parts}) > 1:
-                parts[1] = _at(parts[1], position[: len(parts[1])])[:, None]
-            return _with_hidden(past.outputs[layer], torch.cat(parts))
+    def run(layer, forward, hidden, *args, **kwargs):
+        if layer < layers[0]:
+            return past.outputs[layer]
+        parts = [go_on(layer, forward, hidden)] if layer > layers[0] else []
+        if layer in written:
+            parts.append(begin(layer))
+        return _with_hidden(past.outputs[layer], torch.cat(parts))
 
-        return instead
+    logits = answer_logits(lm, past.inputs, past.position[owners], run)
+    sizes = [z.shape[:2] for z in (written[layer] for layer in layers)]
+    parts = logits.split([copies * prompts for copies, prompts in sizes])
+    return {layer: part.unflatten(0, size) for layer, part, size in zip(layers, parts, sizes, strict=True)}
 
-    inputs = {name: tensor.repeat(sum(n_copies), 1) for name, tensor in past.inputs.items()}
-    with _running_layer(lm) as running, _forward_replaced(lm, run):
-        logits = answer_logits(lm, inputs, position).unflatten(0, (sum(n_copies), n_prompts))
-    return dict(zip(sorted(written), logits.split(n_copies), strict=True))
+
+def _plainly(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Run:
+    """A layer as it is. The last of a masked model gives the position only, and runs there only if it can."""
+    padded = "attention_mask" in inputs
+
+    def run(layer, forward, hidden, *args, **kwargs):
+        if lm.kind != "masked" or layer < lm.n_layers - 1:
+            return forward(hidden, *args, **kwargs)
+        if lm.attention(layer) is None or padded:
+            output = forward(hidden, *args, **kwargs)
+            return _with_hidden(output, _at(_hidden(output), position[: len(hidden)])[:, None])
+        row = _at(hidden, position[: len(hidden)])[:, None]
+        return forward(row, past_key_values=_Tokens(lm.attention(layer), hidden))
+
+    return run
 
 
 class _Tokens:
     """The keys and values of a whole prompt, for a layer that runs at one position: where it expects a cache."""
 
-    def __init__(self, lm: LanguageModel, hidden: Tensor):
+    def __init__(self, attention: nn.Module, hidden: Tensor):
         def by_head(states):  # (prompts, tokens, hidden) -> (prompts, heads, tokens, head size)
-            return states.unflatten(2, (-1, lm.attention.attention_head_size)).transpose(1, 2)
+            return states.unflatten(2, (-1, attention.attention_head_size)).transpose(1, 2)
 
-        self.keys, self.values = by_head(lm.attention.key(hidden)), by_head(lm.attention.value(hidden))
+        self.keys, self.values = by_head(attention.key(hidden)), by_head(attention.value(hidden))
 
     def update(self, keys, values, layer):
         return self.keys, self.values
+
+
+@contextmanager
+def _rows_mapped(lm: LanguageModel, past: Pass, layer: int, owner: Tensor | None) -> Iterator[None]:
+    """Within the block, a layer maps one token of the variants that began just below: their others are as they were.
+
+    Args:
+        owner: which prompts these variants belong to, the last of all that arrive; None if there are none.
+    """
+    if owner is None or lm.attention(layer) is None:
+        yield
+        return
+    position = past.position[owner]
+
+    def map_rows(forward, remembered):
+        def instead(hidden):
+            if hidden.shape[1] == 1:
+                return forward(hidden)
+            before, new = hidden[: -len(owner)], _at(hidden[-len(owner) :], position)
+            mapped = _write_at(remembered[owner], position, forward(new))
+            return torch.cat([forward(before), mapped]) if len(before) else mapped
+
+        return instead
+
+    modules = {name: getattr(lm.attention(layer), name) for name in MAPS}
+    forwards = {module: map_rows(module.forward, past.maps[layer][name]) for name, module in modules.items()}
+    with _forwards_replaced(forwards):
+        yield
 
 
 @contextmanager
@@ -246,12 +296,23 @@ def _running_layer(lm: LanguageModel) -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def _forward_replaced(lm: LanguageModel, run: Callable) -> Iterator[None]:
-    """Within the block, each layer runs `run(forward)` in place of its `forward`."""
-    own = {module: vars(module).get("forward") for module in lm.layers}  # where other libraries have replaced it
+def _layers_run(lm: LanguageModel, run: Run) -> Iterator[None]:
+    """Within the block, in which the model runs once, each layer does `run(layer, forward, hidden, ...)`."""
+    order = count()
+
+    def instead_of(forward):
+        return lambda *args, **kwargs: run(next(order), forward, *args, **kwargs)
+
+    with _forwards_replaced({module: instead_of(module.forward) for module in lm.layers}):
+        yield
+
+
+@contextmanager
+def _forwards_replaced(forwards: dict[nn.Module, Callable]) -> Iterator[None]:
+    own = {module: vars(module).get("forward") for module in forwards}  # where other libraries have replaced it
     try:
-        for module in own:
-            module.forward = run(module.forward)
+        for module, forward in forwards.items():
+            module.forward = forward
         yield
     finally:
         for module, forward in own.items():

@@ -36,17 +36,21 @@ class Architecture(NamedTuple):
     kind: str  # "masked": answers at [MASK]; "causal": after the prompt; "seq2seq": in the decoder
     layers: str  # the names of its layers, a pattern
     down_projection: str  # within a layer
-    attention: str | None = None  # within a layer, if it has BERT's `key`, `value` and caches; only makes it faster
+    norm: str | None = None  # within a layer, what normalises its sum with the FFN's output, where something does
+    attention: str | None = None  # within a layer, if it is one like BERT's; only makes it faster
 
 
+BERT_LAYER = "output.dense", "output.LayerNorm", "attention.self"
 # To add one, say where its layers and their second FFN maps are: print(model) shows both. tests/test_architectures.py
 # then checks everything on a tiny random model of that kind; give it a line there, too.
 ARCHITECTURES = {
-    "bert": Architecture("masked", r"bert\.encoder\.layer\.\d+", "output.dense", "attention.self"),
-    "roberta": Architecture("masked", r"roberta\.encoder\.layer\.\d+", "output.dense", "attention.self"),
-    "electra": Architecture("masked", r"electra\.encoder\.layer\.\d+", "output.dense", "attention.self"),
-    "distilbert": Architecture("masked", r"distilbert\.transformer\.layer\.\d+", "ffn.lin2"),
-    "albert": Architecture("masked", r"albert\.encoder\.albert_layer_groups\.\d+\.albert_layers\.\d+", "ffn_output"),
+    "bert": Architecture("masked", r"bert\.encoder\.layer\.\d+", *BERT_LAYER),
+    "roberta": Architecture("masked", r"roberta\.encoder\.layer\.\d+", *BERT_LAYER),
+    "electra": Architecture("masked", r"electra\.encoder\.layer\.\d+", *BERT_LAYER),
+    "distilbert": Architecture("masked", r"distilbert\.transformer\.layer\.\d+", "ffn.lin2", "output_layer_norm"),
+    "albert": Architecture(
+        "masked", r"albert\.encoder\.\w+\.\d+\.albert_layers\.\d+", "ffn_output", "full_layer_layer_norm"
+    ),
     "gpt2": Architecture("causal", r"transformer\.h\.\d+", "mlp.c_proj"),
     "gpt_neo": Architecture("causal", r"transformer\.h\.\d+", "mlp.c_proj"),
     "gptj": Architecture("causal", r"transformer\.h\.\d+", "mlp.fc_out"),
@@ -55,7 +59,7 @@ ARCHITECTURES = {
     "mistral": Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj"),
     "qwen2": Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj"),
     "qwen3": Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj"),
-    "opt": Architecture("causal", r"model\.decoder\.layers\.\d+", "fc2"),
+    "opt": Architecture("causal", r"model\.decoder\.layers\.\d+", "fc2", "final_layer_norm"),
     "t5": Architecture("seq2seq", r"decoder\.block\.\d+", "layer.2.DenseReluDense.wo"),
 }
 AUTO_MODELS = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
@@ -85,11 +89,17 @@ class LanguageModel:
     def kind(self) -> str:
         return ARCHITECTURES[self.model.config.model_type].kind
 
-    @property
-    def attention(self) -> nn.Module | None:
-        """The last layer's self-attention, where it is known."""
+    def norm(self, layer: int) -> nn.Module | None:
+        """What normalises the sum with the FFN's output, in a model that normalises it there."""
+        path, module = ARCHITECTURES[self.model.config.model_type].norm, self.layers[layer]
+        if path is None or getattr(module, "do_layer_norm_before", False):  # OPT has both kinds
+            return None
+        return module.get_submodule(path)
+
+    def attention(self, layer: int) -> nn.Module | None:
+        """A layer's self-attention, where it is known to have `query`, `key`, `value` and a cache."""
         path = ARCHITECTURES[self.model.config.model_type].attention
-        return self.layers[-1].get_submodule(path) if path else None
+        return self.layers[layer].get_submodule(path) if path else None
 
     @property
     def n_layers(self) -> int:

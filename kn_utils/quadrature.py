@@ -1,10 +1,21 @@
-"""Points and weights on [0, 1]: Riemann sums, and the Gauss-Radau rules that stand for them with fewer evaluations."""
+"""Points and weights on [0, 1]: Riemann sums, and the Gauss rules that stand for them with fewer evaluations."""
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.polynomial import legendre
 from torch import Tensor
 
 RULES = ("left", "right", "midpoint", "gauss-legendre")
+
+
+class Rule(NamedTuple):
+    """A weighted sum over nodes, of which some have been evaluated before."""
+
+    nodes: Tensor  # ascending
+    weights: Tensor
+    is_new: Tensor  # whether a node is to be evaluated
 
 
 def riemann_points(rule: str, n_steps: int) -> tuple[Tensor, Tensor]:
@@ -38,6 +49,36 @@ def radau_rule(points: Tensor, weights: Tensor, n_nodes: int) -> tuple[Tensor, T
     nodes, vectors = np.linalg.eigh(jacobi)
     nodes[-1] = 1.0
     return torch.tensor(nodes), torch.tensor((root @ basis @ vectors) ** 2)
+
+
+def nested_rules(points: Tensor, weights: Tensor, n_nodes: int) -> list[Rule]:
+    """Ever finer rules for a weighted sum: a Gauss-Radau rule, its extension, and the sum itself.
+
+    Gauss rules of different sizes share no nodes. An extension keeps them and adds as many, where the most polynomials
+    come out right (Kronrod 1965). The node 1, and an end point of the sum there, are never new.
+    """
+    finer = [Rule(points, weights, points < 1)]
+    if n_nodes >= len(points):
+        return finer
+    nodes, radau = radau_rule(points, weights, n_nodes)
+    rules = [Rule(nodes, radau, nodes < 1)]
+    if 2 * n_nodes < len(points):
+        rules.append(_extension(points, weights, nodes))
+    return rules + [Rule(points, weights, torch.ones(len(points)).bool())]
+
+
+def _extension(points: Tensor, weights: Tensor, nodes: Tensor) -> Rule:
+    """As many nodes more: the roots of a polynomial that is orthogonal to all of lower degree, where the weights are
+    multiplied with the polynomial that is zero at the old nodes."""
+    n, x, old = len(nodes), 2 * points.numpy() - 1, 2 * nodes.numpy() - 1
+    basis = legendre.legvander(x, n)
+    products = basis[:, :n].T @ ((weights.numpy() * np.prod(x[:, None] - old, 1))[:, None] * basis)
+    new = legendre.legroots(np.linalg.svd(products)[2][-1]).real
+    order = np.argsort(np.concatenate([old, new]))
+    both = np.concatenate([old, new])[order]
+    exact = legendre.legvander(x, 2 * n - 1).T @ weights.numpy()
+    weights = np.linalg.solve(legendre.legvander(both, 2 * n - 1).T, exact)
+    return Rule(torch.tensor((both + 1) / 2), torch.tensor(weights), torch.tensor(order >= n))
 
 
 def integrals_between(ends: Tensor) -> Tensor:
