@@ -125,7 +125,7 @@ def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) 
     """`knowledge_attribution` of each fact, with a progress bar.  # one (prompts, layers, neurons) per fact"""
     facts, scores = list(facts), []
     with tqdm(total=len(facts), desc="Attribution", unit="fact") as progress:
-        size = max(8, n_rows(lm, 12) // 16)  # so that the prompts of one length fill a pass
+        size = max(8, n_rows(lm, 12) // 8)  # so that the prompts of one length fill a pass
         for start in range(0, len(facts), size):
             group = facts[start : start + size]
             prompts, answers = zip(*((prompt, fact.answer) for fact in group for prompt in fact.prompts), strict=True)
@@ -140,13 +140,13 @@ def _integrated_gradients(lm, asked: Asked, way: Path, rules: list[Rule]) -> Ten
 
     By the first rule; a layer of a prompt whose residual is too large goes on to the next.  # (n, layers, neurons)
     """
-    n_copies = max(len(rules[0].nodes) * (1 + lm.n_layers) // 2, len(rules[-1].nodes))  # later layers' need less
+    n_copies = max(1, int(rules[0].is_new.sum()) * (1 + lm.n_layers) // 2)  # later layers need less
     scores = _empty(lm, len(asked.questions), lm.n_layers, lm.n_neurons)
     for rows, past, target in _passes(lm, asked, n_copies, slopes=not all(rule.is_new.all() for rule in rules)):
         own, odds_at_w = _empty(lm, len(rows), lm.n_layers, lm.n_neurons), log_odds(past.logits, target)
         lines = {layer: _line(lm, past, way, layer, odds_at_w) for layer in range(lm.n_layers)}
         for rule in rules:
-            lines = _evaluate(lm, past, target, lines, rule, n_copies * len(rows))
+            lines = _evaluate(lm, past, target, lines, rule)
             for layer, line in lines.items():
                 mean = _integral(line, rule, way.measure) @ lm.value_slots(layer)
                 own[line.prompts, layer] = line.from_baseline * mean
@@ -165,38 +165,47 @@ def _line(lm, past: Pass, way: Path, layer: int, odds_at_w: Tensor) -> Line:
     return Line(prompts, from_baseline, from_baseline @ lm.value_slots(layer).T, odds_at_w[None], slopes_at_w)
 
 
-def _evaluate(lm, past: Pass, target: Tensor, lines: dict[int, Line], rule: Rule, capacity: int) -> dict[int, Line]:
-    """The lines, known at all nodes of the rule. `capacity` is how many whole copies fit into one pass."""
+def _evaluate(lm, past: Pass, target: Tensor, lines: dict[int, Line], rule: Rule) -> dict[int, Line]:
+    """The lines, known at all nodes of the rule."""
     new = rule.nodes[rule.is_new].to(lm.device, lm.dtype)[:, None, None]
-    if not len(new):
+    if not len(new) or not lines:
         return lines
+    of = {layer: line.prompts for layer, line in lines.items()}
+    z = {layer: past.written[of[layer], layer] - (1 - new) * line.change for layer, line in lines.items()}
+    found = {layer: [] for layer in lines}
+    for some in _that_fit(lm, past, z):
+        for layer, at_nodes in _odds_and_slopes(lm, past, target, some, of).items():
+            found[layer].append(at_nodes)
     known = {}
-    for layers in _together(lm, lines, len(new), capacity):
-        z, of = {}, {layer: lines[layer].prompts for layer in layers}
-        for layer in layers:
-            z[layer] = (past.written[of[layer], layer] - (1 - new) * lines[layer].change).requires_grad_()
-        odds = _answer_log_odds(lm, past, z, target, of)
-        with lm.arithmetic():
-            slopes = torch.autograd.grad(sum(o.sum() for o in odds.values()), [z[layer] for layer in layers])
-        for layer, slope in zip(layers, slopes, strict=True):
-            line = lines[layer]
-            at_nodes = _joined(rule, line.odds, odds[layer].detach()), _joined(rule, line.slopes, slope)
-            known[layer] = line._replace(odds=at_nodes[0], slopes=at_nodes[1])
+    for layer, line in lines.items():
+        odds, slopes = (torch.cat(parts) for parts in zip(*found[layer], strict=True))
+        known[layer] = line._replace(odds=_joined(rule, line.odds, odds), slopes=_joined(rule, line.slopes, slopes))
     return known
 
 
-def _together(lm, lines: dict[int, Line], n_new: int, capacity: int) -> Iterator[list[int]]:
-    """Layers whose copies fit into one pass. A copy that begins higher up needs less."""
-    layers, size = [], 0.0
-    for layer, line in lines.items():
-        own = n_new * len(line.prompts) * (lm.n_layers - layer) / lm.n_layers
-        if layers and size + own > capacity:
-            yield layers
-            layers, size = [], 0.0
-        layers.append(layer)
-        size += own
-    if layers:
-        yield layers
+def _that_fit(lm, past: Pass, z: dict[int, Tensor]) -> Iterator[dict[int, Tensor]]:
+    """All z (nodes, prompts, hidden) together, if the memory allows; or layer by layer, some nodes at a time."""
+    n_tokens = sum(ids.shape[1] for ids in past.inputs.values())
+    whole = {layer: t.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, t in z.items()}  # a node's, in copies
+    if sum(len(z[layer]) * whole[layer] for layer in z) <= n_rows(lm, n_tokens):
+        yield z
+        return
+    for layer in z:
+        for some in z[layer].split(max(1, int(n_rows(lm, n_tokens) / whole[layer]))):
+            yield {layer: some}
+
+
+def _odds_and_slopes(lm, past: Pass, target: Tensor, z: dict[int, Tensor], of: dict[int, Tensor]):
+    """The answers' log-odds if the FFN of a layer wrote z, and how they change with z.
+
+    Returns:
+        layer -> ((nodes, prompts), (nodes, prompts, hidden)).
+    """
+    z = {layer: variants.requires_grad_() for layer, variants in z.items()}
+    odds = _answer_log_odds(lm, past, z, target, of)
+    with lm.arithmetic():
+        slopes = torch.autograd.grad(sum(o.sum() for o in odds.values()), list(z.values()))
+    return {layer: (odds[layer].detach(), slope) for layer, slope in zip(z, slopes, strict=True)}
 
 
 def _joined(rule: Rule, old: Tensor, new: Tensor) -> Tensor:
