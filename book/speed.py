@@ -62,25 +62,32 @@ def full_passes(shape, n_tokens, n_points):
     return 2 * n_tokens * (whole + n_points * (shape.n_layers * whole + back))
 
 
-def remembered_layers(shape, n_tokens, n_points, last_at_mask=True):
+def remembered_layers(shape, n_tokens, n_points, at_mask=True):
     """Operations for one prompt if only the layers above the one in question run again, and the head at the mask.
 
     The down projection is needed once, forward and backward.
 
     Args:
-        last_at_mask: the last layer has keys and values of all tokens, and all else at the mask only.
+        at_mask: the last layer has keys and values of all tokens, and all else at the mask only. Just above the layer
+            in question, the mask alone needs new queries, keys and values.
     """
-    last = n_tokens * shape.layer
-    if last_at_mask:
-        last = n_tokens * 2 * shape.hidden**2 + shape.layer - 2 * shape.hidden**2
-    above = sum((n - 1) * n_tokens * shape.layer + last for n in range(1, shape.n_layers))
-    once = n_tokens * shape.n_layers * shape.layer + shape.head + 2 * shape.n_layers * shape.ffn
+    others = n_tokens - 1
+    above = sum((n - 1) * n_tokens * shape.layer + last_layer(shape, n_tokens, at_mask) for n in range(1, shape.n_layers))
+    if at_mask and shape.n_layers > 1:
+        above -= (3 * (shape.n_layers - 2) + 2) * others * shape.hidden**2
+    once = (shape.n_layers - 1) * n_tokens * shape.layer + last_layer(shape, n_tokens, at_mask)
+    once += shape.head + 2 * shape.n_layers * shape.ffn
     return 2 * once + 4 * n_points * (above + shape.n_layers * shape.head)
 
 
+def last_layer(shape, n_tokens, at_mask):
+    """Multiplications of the last layer, in all tokens or with no more of the others than their keys and values."""
+    return shape.layer + (n_tokens - 1) * (2 * shape.hidden**2 if at_mask else shape.layer)
+
+
 def node_at_w(shape, n_tokens, n_nodes):
-    """The same where one node is at w: no copies are needed for it, one pass back through all layers serves each."""
-    back = n_tokens * shape.n_layers * shape.layer + shape.head
+    """The same where one node is at w: no copies are needed for it, one pass back from the head serves all layers."""
+    back = (shape.n_layers - 2) * n_tokens * shape.layer + last_layer(shape, n_tokens, at_mask=True) + shape.head
     return remembered_layers(shape, n_tokens, n_nodes - 1) + 2 * back
 
 
@@ -112,8 +119,8 @@ def substitutions(data):
         "machine": machine(data["bert"]["machine"]),
         "prompts": plain["prompts"],
         "tokens": f"{min(plain['tokens'])} to {max(plain['tokens'])}",
-        "fewest": ours["nodes"][0],
-        "degree": 2 * ours["nodes"][0] - 1,
+        "fewest": ours["nodes"],
+        "degree": 2 * ours["nodes"] - 1,
         "speedup": ratio(plain, ours),
         "points_speedup": ratio(plain, exact),
         "memory": f"{ours['memory'] / GIGA:.1f}",
@@ -162,9 +169,9 @@ def flop_table(ways):
         return [what, n_points, f"{sum(gflop) / len(gflop):,.0f}", counted]
 
     rows = [row("whole model, every copy", full_passes, 20, plain)]
-    rows.append(row("layers above only, head at the mask", remembered_layers, 20, last_at_mask=False))
-    rows.append(row("last layer at the mask, too", remembered_layers, 20, exact))
-    fewest = ours["nodes"][0]
+    rows.append(row("layers above only, head at the mask", remembered_layers, 20, at_mask=False))
+    rows.append(row("last layer at the mask, one token mapped anew, too", remembered_layers, 20, exact))
+    fewest = ours["nodes"]
     rows.append(row("the sum by a Gauss rule, too", remembered_layers, fewest))
     rows.append(row("the node at the activation itself without copies, too", node_at_w, fewest, ours))
     return table(["what runs", "points", "GFLOP from the shapes", "GFLOP counted"], rows)

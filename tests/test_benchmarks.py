@@ -74,7 +74,7 @@ def resume_plainly(lm, prompt, n_points):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_remembered_layers_are_what_a_plain_program_executes(tiny, shape, prompt):
     def expected(n_points):
-        return speed.remembered_layers(shape, n_tokens(tiny, prompt), n_points, last_at_mask=False)
+        return speed.remembered_layers(shape, n_tokens(tiny, prompt), n_points, at_mask=False)
 
     assert resume_plainly(tiny, prompt, 3) == expected(3) - expected(0)
 
@@ -84,20 +84,17 @@ def test_remembered_layers_are_what_a_plain_program_executes(tiny, shape, prompt
 def test_the_library_executes_little_more_than_needed(tiny, shape, prompt, n_steps):
     tokens = n_tokens(tiny, prompt)
     least = speed.remembered_layers(shape, tokens, n_steps)
-    in_question = 2 * shape.n_layers * tokens * shape.layer  # each layer runs once more
     found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER, n_steps=n_steps, exact_steps=True)
-    assert least <= found <= 1.05 * least + in_question
+    assert least <= found <= 1.1 * least
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_node_at_w_needs_no_copies(tiny, shape, prompt, monkeypatch):
     monkeypatch.setattr(attribution, "TOLERANCE", float("inf"))
-    monkeypatch.setattr(attribution, "N_NODES", (5,))  # then the layers at the top take all points
     tokens = n_tokens(tiny, prompt)
     least = speed.node_at_w(shape, tokens, 5)
     found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER)
-    all_copies = speed.remembered_layers(shape, tokens, 20)
-    assert least <= found < all_copies
+    assert least <= found <= 1.1 * least
 
 
 # ---------------------------------------------------------------- the page

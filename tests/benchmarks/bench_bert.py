@@ -40,7 +40,7 @@ def test_attribution(benchmark, bert, found, way):
     benchmark.extra_info.update(
         prompts=len(FACT.prompts),
         tokens=[len(ids) for ids in bert.tokenizer(list(FACT.prompts))["input_ids"]],
-        nodes=list(attribution.N_NODES),
+        nodes=attribution.N_NODES,
         threads=torch.get_num_threads(),
         memory=memory,
         more_memory=more_memory,
