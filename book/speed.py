@@ -71,12 +71,11 @@ def remembered_layers(shape, n_tokens, n_points, at_mask=True):
         at_mask: the last layer has keys and values of all tokens, and all else at the mask only. Just above the layer
             in question, the mask alone needs new queries, keys and values.
     """
-    others = n_tokens - 1
-    above = sum((n - 1) * n_tokens * shape.layer + last_layer(shape, n_tokens, at_mask) for n in range(1, shape.n_layers))
+    layer, last = n_tokens * shape.layer, last_layer(shape, n_tokens, at_mask)
+    above = sum((n - 1) * layer + last for n in range(1, shape.n_layers))
     if at_mask and shape.n_layers > 1:
-        above -= (3 * (shape.n_layers - 2) + 2) * others * shape.hidden**2
-    once = (shape.n_layers - 1) * n_tokens * shape.layer + last_layer(shape, n_tokens, at_mask)
-    once += shape.head + 2 * shape.n_layers * shape.ffn
+        above -= (3 * (shape.n_layers - 2) + 2) * (n_tokens - 1) * shape.hidden**2
+    once = (shape.n_layers - 1) * layer + last + shape.head + 2 * shape.n_layers * shape.ffn
     return 2 * once + 4 * n_points * (above + shape.n_layers * shape.head)
 
 

@@ -195,6 +195,18 @@ def test_a_pass_is_taken_up_where_it_was(lm):
     torch.testing.assert_close(past.written[:, 1], w @ slots.T + (0 if bias is None else bias))
 
 
+def test_opt_of_either_kind():
+    """Its smallest model but one normalises after the sums, the others before."""
+    tokenizer = tokenizer_of("bytes")
+    size = dict(MODELS["opt"][2], vocab_size=len(tokenizer), max_position_embeddings=64, init_std=0.3)
+    for before in (True, False):
+        model = tf.OPTForCausalLM(tf.OPTConfig(do_layer_norm_before=before, **size))
+        lm = wrap_model(model.double(), tokenizer)
+        assert (lm.norm(0) is None) == before
+        test_a_pass_is_taken_up_where_it_was(lm)
+        test_ablation_is_exact(lm)
+
+
 @pytest.mark.parametrize("factor", [0.0, 2.0])
 def test_suppress_and_amplify_change_the_position_only(lm, factor):
     layer, chosen = 1, [3, 5, 8]

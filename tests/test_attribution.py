@@ -1,6 +1,7 @@
 """Knowledge attribution against captum, plain loops, ablation and a network whose integral is known by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -252,6 +253,26 @@ def test_few_nodes_stand_for_every_point(lab, lab_facts, rule):
     assert ((scores - exact).abs().flatten(1).amax(1) / highest).max() < 1e-5
     for one, other in zip(scores, exact, strict=True):
         assert torch.equal(kn.coarse_neurons(one[None]), kn.coarse_neurons(other[None]))
+
+
+@pytest.mark.parametrize("max_memory", [1, 400_000])
+def test_a_pass_stays_within_the_memory(tiny64, max_memory, monkeypatch):
+    """Whatever the memory is, as long as one copy of one prompt fits."""
+    expected = kn.knowledge_attribution(tiny64, PROMPTS, ANSWER, exact_steps=True)
+    widths, plain_resume = [], attribution.resume
+
+    def resume(lm, past, written, of=None):
+        n_tokens = past.inputs["input_ids"].shape[1]
+        whole = sum(z.shape[0] * z.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, z in written.items())
+        widths.append((whole, prompts.n_rows(lm, n_tokens)))
+        return plain_resume(lm, past, written, of)
+
+    monkeypatch.setattr(attribution, "resume", resume)
+    lm = replace(tiny64, max_memory=max_memory)
+    scores = kn.knowledge_attribution(lm, PROMPTS, ANSWER, exact_steps=True)
+    torch.testing.assert_close(scores, expected, atol=1e-12, rtol=1e-9)
+    assert all(whole <= most for whole, most in widths)
+    assert len(widths) > len(PROMPTS)
 
 
 def test_rough_integrands_are_evaluated_at_more_points(tiny, monkeypatch):

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kn_utils.quadrature import RULES, integrals_between, radau_rule, riemann_points
+from kn_utils.quadrature import RULES, integrals_between, nested_rules, radau_rule, riemann_points
 
 RIEMANN = [rule for rule in RULES if rule != "gauss-legendre"]
 
@@ -31,6 +31,31 @@ def test_radau_rule_of_many_points_is_the_classical_one():
     torch.testing.assert_close(nodes, expected, atol=1e-6, rtol=0)
     weights = torch.tensor([(16 - root) / 36, (16 + root) / 36, 1 / 9]).double()
     torch.testing.assert_close(radau, weights, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rule", RIEMANN)
+@pytest.mark.parametrize("n_nodes, n_steps", [(2, 20), (4, 20), (5, 11), (5, 20), (6, 300)])
+def test_an_extension_keeps_the_nodes_and_is_better(rule, n_nodes, n_steps):
+    points, weights = riemann_points(rule, n_steps)
+    coarse, finer, whole = nested_rules(points, weights, n_nodes)
+    torch.testing.assert_close(finer.nodes[~finer.is_new], coarse.nodes, atol=1e-12, rtol=0)
+    assert finer.is_new.sum() == n_nodes and whole.is_new.all()
+    assert torch.equal(coarse.is_new, coarse.nodes < 1) and torch.equal(whole.nodes, points)
+    assert (finer.nodes.diff() > 0).all() and finer.nodes.min() > -0.05 and finer.nodes.max() <= 1
+    for degree in range(3 * n_nodes):  # twice as many nodes that could not be chosen freely
+        expected = (weights * points**degree).sum().item()
+        assert (finer.weights * finer.nodes**degree).sum().item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("n_steps, sizes", [(3, [3]), (5, [5]), (6, [5, 6]), (10, [5, 10]), (11, [5, 10, 11])])
+def test_no_rule_has_more_nodes_than_the_sum(n_steps, sizes):
+    rules = nested_rules(*riemann_points("left", n_steps), 5)
+    assert [len(rule.nodes) for rule in rules] == sizes
+
+
+def test_the_end_is_known():
+    (rule,) = nested_rules(*riemann_points("right", 4), 4)
+    assert rule.is_new.tolist() == [True, True, True, False]
 
 
 @given(st.lists(st.floats(-3, 3), min_size=1, max_size=5), st.sets(st.integers(0, 40), min_size=6, max_size=8))
