@@ -74,7 +74,7 @@ def answer_logits(
 
     asked = _asked_position.set(position)
     try:
-        with _layers_run(lm, run or _plainly(lm, inputs, position)), lm.arithmetic():
+        with _layers_run(lm, run or _plainly(lm, position, all_tokens=True)), lm.arithmetic():
             if lm.kind == "masked":  # its last layer has left the position only
                 logits = lm.model(**inputs).logits
             else:
@@ -118,7 +118,7 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, tar
     calls, outputs, maps, activations, written, residual = [], [], [], [], [], []
     shifts = torch.zeros(len(position), lm.n_layers, lm.hidden_size, device=lm.device, dtype=lm.dtype)
     shifts.requires_grad_(target is not None)
-    plainly = _plainly(lm, inputs, position)
+    plainly = _plainly(lm, position, all_tokens="attention_mask" in inputs)
 
     def run(layer, forward, hidden, *args, **kwargs):
         calls.append((args, kwargs))
@@ -185,7 +185,7 @@ def resume(
     everyone = torch.arange(len(past.position), device=lm.device)
     owner = {layer: (everyone if of is None else of[layer]).repeat(len(written[layer])) for layer in layers}
     owners = torch.cat(list(owner.values()))  # of all variants, as they travel: those of lower layers first
-    plainly = _plainly(lm, past.inputs, past.position[owners])
+    plainly = _plainly(lm, past.position[owners], all_tokens="attention_mask" in past.inputs)
 
     def begin(layer):
         row = past.residual[owner[layer], layer] + written[layer].flatten(0, 1)
@@ -218,14 +218,13 @@ def resume(
     return {layer: part.unflatten(0, size) for layer, part, size in zip(layers, parts, sizes, strict=True)}
 
 
-def _plainly(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Run:
-    """A layer as it is. The last of a masked model gives the position only, and runs there only if it can."""
-    padded = "attention_mask" in inputs
+def _plainly(lm: LanguageModel, position: Tensor, all_tokens: bool) -> Run:
+    """A layer as it is. The last of a masked model gives the position only, and runs there only if it can and may."""
 
     def run(layer, forward, hidden, *args, **kwargs):
         if lm.kind != "masked" or layer < lm.n_layers - 1:
             return forward(hidden, *args, **kwargs)
-        if lm.attention(layer) is None or padded:
+        if lm.attention(layer) is None or all_tokens:
             output = forward(hidden, *args, **kwargs)
             return _with_hidden(output, _at(_hidden(output), position[: len(hidden)])[:, None])
         row = _at(hidden, position[: len(hidden)])[:, None]

@@ -5,11 +5,12 @@ import reference
 import torch
 from captum.attr import IntegratedGradients
 from common import hooked, plain_probability
-from measures import one_fact
+from measures import matrix_rate, one_fact
 
 import kn_utils as kn
 
 FACT = one_fact()
+RATE_ROWS = 10_000  # of the matrix products that tell how fast the machine is: about the tokens of a full batch
 
 
 def with_captum(lm, prompts, answer):
@@ -70,8 +71,11 @@ def test_ablation(benchmark, found, lab, way, call):
 
 @pytest.mark.benchmark(group="all")
 def test_all_facts(benchmark, lab):
-    facts = kn.load_facts("lab")
+    facts, rate = kn.load_facts("lab"), matrix_rate(lab, RATE_ROWS)
     scores = benchmark.pedantic(kn.knowledge_attributions, (lab, facts), rounds=1)
     assert [len(table) for table in scores] == [len(fact.prompts) for fact in facts]
     n_prompts = sum(map(len, scores))
-    benchmark.extra_info.update(facts=len(facts), prompts=n_prompts, threads=torch.get_num_threads())
+    rate = max(rate, matrix_rate(lab, RATE_ROWS))
+    benchmark.extra_info.update(
+        facts=len(facts), prompts=n_prompts, threads=torch.get_num_threads(), matrix_rate=rate
+    )
