@@ -198,7 +198,8 @@ def resume(
 
     def go_on(layer, forward, hidden):
         if not later_layers:
-            return hidden
+            read = lm.kind == "masked" and layer == lm.n_layers - 1
+            return _at(hidden, past.position[owners])[:, None] if read else hidden
         rows = owners[: len(hidden)]
         args, kwargs = _map_rows(lambda t: t[rows], past.calls[layer], len(past.position))
         with _rows_mapped(lm, past, layer, owner.get(layer - 1)):
