@@ -19,7 +19,7 @@ MEASURES = ("probability", "log_probability")
 BASELINES = ("zero", "mean")
 
 N_NODES = 5  # evaluations that stand for the points of a Riemann sum, where the residual allows; else twice as many
-TOLERANCE = 3e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
+TOLERANCE = 1e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
 ABLATED = 256  # neurons of a prompt, each switched off in its own copy, in one pass
 
 class Path(NamedTuple):
