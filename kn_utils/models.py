@@ -41,8 +41,9 @@ class Architecture(NamedTuple):
 
 
 BERT_LAYER = "output.dense", "output.LayerNorm", "attention.self"
-# To add one, say where its layers and their second FFN maps are: print(model) shows both. tests/test_architectures.py
-# then checks everything on a tiny random model of that kind; give it a line there, too.
+# To add one, say where its layers and their second FFN maps are, and what normalises the sums after these, if anything
+# does: print(model) shows it. tests/test_architectures.py then checks everything on a tiny random model of that kind;
+# give it a line there, too.
 ARCHITECTURES = {
     "bert": Architecture("masked", r"bert\.encoder\.layer\.\d+", *BERT_LAYER),
     "roberta": Architecture("masked", r"roberta\.encoder\.layer\.\d+", *BERT_LAYER),
