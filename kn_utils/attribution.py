@@ -22,6 +22,7 @@ N_NODES = 5  # evaluations that stand for the points of a Riemann sum, where the
 TOLERANCE = 1e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
 ABLATED = 256  # neurons of a prompt, each switched off in its own copy, in one pass
 
+
 class Path(NamedTuple):
     """From where to where the neurons move, and how the answer is measured on the way."""
 
