@@ -8,6 +8,7 @@ run again, nor this layer's attention, and the down projection itself is needed 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from functools import cache
 from itertools import count
 from typing import NamedTuple
 
@@ -259,11 +260,16 @@ def _rows_mapped(lm: LanguageModel, past: Pass, layer: int, owner: Tensor | None
         return
     position = past.position[owner]
 
+    @cache  # all three maps read the same states
+    def parted(hidden):
+        n_before = len(hidden) - len(owner)
+        return hidden[:n_before], hidden[torch.arange(n_before, len(hidden), device=hidden.device), position]
+
     def map_rows(forward, remembered):
         def instead(hidden):
             if hidden.shape[1] == 1:
                 return forward(hidden)
-            before, new = hidden[: -len(owner)], _at(hidden[-len(owner) :], position)
+            before, new = parted(hidden)
             mapped = _write_at(remembered[owner], position, forward(new))
             return torch.cat([forward(before), mapped]) if len(before) else mapped
 
@@ -351,7 +357,7 @@ def _at(states: Tensor, position: Tensor) -> Tensor:
 
 def _write_at(states: Tensor, position: Tensor, values: Tensor) -> Tensor:
     """Put `values` (prompts, n) into `states` at one token of each prompt."""
-    by_prompt = states.view(len(position), -1, states.shape[-1])
+    by_prompt = states if states.dim() == 3 else states.view(len(position), -1, states.shape[-1])
     token = position.clamp(max=by_prompt.shape[1] - 1)
     by_prompt[torch.arange(len(position), device=position.device), token] = values
     return states
