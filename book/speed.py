@@ -134,6 +134,7 @@ def substitutions(data):
         "all_prompts": f"{every['prompts']:,}",
         "all_seconds": f"{every['seconds']:.0f}",
         "facts_per_second": f"{every['facts'] / every['seconds']:.0f}",
+        "lab_rate": f"{every['matrix_rate'] / GIGA:.0f}",
         "threads": f"{every['threads']} thread{'s' * (every['threads'] > 1)}",
         "bert_table": bert_table(bert),
         "flop_table": flop_table(bert),

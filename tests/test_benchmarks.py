@@ -120,7 +120,7 @@ def test_new_results_replace_those_of_their_group(tmp_path):
         "group": "all",
         "params": None,
         "stats": {"median": 10.0, "rounds": 1},
-        "extra_info": {"facts": 5000, "prompts": 20_000, "threads": 3},
+        "extra_info": {"facts": 5000, "prompts": 20_000, "threads": 3, "matrix_rate": 1e9},
     }
     measured = tmp_path / "bench.json"
     measured.write_text(json.dumps({"machine_info": {"cpu": "another"}, "benchmarks": [result], "version": "5"}))
