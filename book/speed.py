@@ -139,6 +139,7 @@ def substitutions(data):
         "bert_table": bert_table(bert),
         "flop_table": flop_table(bert),
         "lab_table": lab_table(lab),
+        "some_table": some_table({name: data[f"some, {name}"]["ways"] for name in ("lab", "lab-causal")}),
         "gpu": gpu(data["gpu"]) if "gpu" in data else NO_GPU,
     }
 
@@ -180,6 +181,16 @@ def flop_table(ways):
 def lab_table(ways):
     rows = [[WAYS[w], f"{1000 * per_prompt(r):.1f}", ratio(ways["reference"], r)] for w, r in ways.items()]
     return table(["", "milliseconds per prompt", "times faster"], rows)
+
+
+def some_table(models):
+    rows = []
+    for name, ways in models.items():
+        ours = ways["kn_utils"]
+        milliseconds = [f"{1000 * per_prompt(way):.1f}" for way in (ways["reference"], ours)]
+        rows.append([f"`{name}`", ours["facts"], ours["prompts"], *milliseconds, ratio(ways["reference"], ours)])
+    head = ["model", "facts", "prompts", "plain reference, milliseconds per prompt", "`kn_utils`", "times faster"]
+    return table(head, rows)
 
 
 def gpu(group):

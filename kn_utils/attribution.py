@@ -186,13 +186,12 @@ def _evaluate(lm, past: Pass, target: Tensor, lines: dict[int, Line], rule: Rule
 
 def _that_fit(lm, past: Pass, z: dict[int, Tensor]) -> Iterator[dict[int, Tensor]]:
     """All z (nodes, prompts, hidden) together, if the memory allows; or layer by layer, some nodes at a time."""
-    n_tokens = sum(ids.shape[1] for ids in past.inputs.values())
     whole = {layer: t.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, t in z.items()}  # a node's, in copies
-    if sum(len(z[layer]) * whole[layer] for layer in z) <= n_rows(lm, n_tokens):
+    if sum(len(z[layer]) * whole[layer] for layer in z) <= n_rows(lm, past.n_tokens):
         yield z
         return
     for layer in z:
-        for some in z[layer].split(max(1, int(n_rows(lm, n_tokens) / whole[layer]))):
+        for some in z[layer].split(max(1, int(n_rows(lm, past.n_tokens) / whole[layer]))):
             yield {layer: some}
 
 

@@ -2,7 +2,8 @@
 
 What the FFN of a layer writes at the position is linear in its neurons: `z = b + w W2`. Scaling w, or losing one
 neuron, only changes z. So many copies of a prompt that differ in z share everything below: the layers before are not
-run again, nor this layer's attention, and the down projection itself is needed once instead of once per copy.
+run again, nor this layer's attention, and the down projection itself is needed once instead of once per copy. In a
+causal model they share the tokens before the last, too, in all layers.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from .models import LanguageModel
 
@@ -100,14 +102,20 @@ class Pass(NamedTuple):
 
     inputs: dict[str, Tensor]  # each (prompts, tokens)
     position: Tensor  # (prompts,) where the model answers
-    calls: list[tuple[tuple, dict]]  # what each layer was called with, beside the hidden states
-    outputs: list  # what it returned
+    before: DynamicCache | None  # keys and values of a causal model's tokens before the last; the last is the input
+    outputs: list  # what each layer returned
     maps: list[dict[str, Tensor]]  # its queries, keys and values, where they are known, each (prompts, tokens, hidden)
     activations: Tensor  # w at the position, (prompts, layers, neurons)
     written: Tensor  # z, what each FFN writes there, (prompts, layers, hidden)
     residual: Tensor  # what z is added to, (prompts, layers, hidden)
     logits: Tensor  # there, (prompts, vocabulary)
     slopes: Tensor | None  # how the answers' log-odds change with z, (prompts, layers, hidden), if they were asked for
+
+    @property
+    def n_tokens(self) -> int:
+        """Of each prompt, those of the decoder included."""
+        n_before = 0 if self.before is None else self.before.get_seq_length()
+        return n_before + sum(ids.shape[1] for name, ids in self.inputs.items() if name.endswith("input_ids"))
 
 
 def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, target: Tensor | None = None) -> Pass:
@@ -116,13 +124,13 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, tar
     Args:
         target: the answers (prompts,), for the gradients of their log-odds; they cost a backward pass.
     """
-    calls, outputs, maps, activations, written, residual = [], [], [], [], [], []
+    inputs, before = _read_before(lm, inputs, position)
+    outputs, maps, activations, written, residual = [], [], [], [], []
     shifts = torch.zeros(len(position), lm.n_layers, lm.hidden_size, device=lm.device, dtype=lm.dtype)
     shifts.requires_grad_(target is not None)
     plainly = _plainly(lm, position, all_tokens="attention_mask" in inputs)
 
     def run(layer, forward, hidden, *args, **kwargs):
-        calls.append((args, kwargs))
         maps.append({})
         outputs.append(plainly(layer, forward, hidden, *args, **kwargs))
         if lm.norm(layer) is None:
@@ -153,13 +161,14 @@ def remember(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, tar
             for name in MAPS:
                 hooks.enter_context(getattr(attention, name).register_forward_hook(keep_map(name)))
         hooks.enter_context(torch.set_grad_enabled(target is not None))
-        logits = answer_logits(lm, inputs, position, run)
+        everyone = torch.arange(len(position), device=position.device)
+        logits = answer_logits(lm, _after(before, inputs, everyone), position, run)
     slopes = None
     if target is not None:
         with lm.arithmetic():
             (slopes,) = torch.autograd.grad(log_odds(logits, target).sum(), shifts)
     at_position = (torch.stack(states, 1) for states in (activations, written, residual))
-    seen = (inputs, position, calls, outputs, maps, *at_position, logits, slopes)
+    seen = (inputs, position, before, outputs, maps, *at_position, logits, slopes)
     return Pass(*_map_rows(Tensor.detach, seen, len(position)))
 
 
@@ -197,27 +206,59 @@ def resume(
         hidden = _hidden(past.outputs[layer])[owner[layer]]
         return _write_at(hidden, past.position[owner[layer]], row.to(hidden.dtype))
 
-    def go_on(layer, forward, hidden):
+    def go_on(layer, forward, hidden, called_with):
         if not later_layers:
             read = lm.kind == "masked" and layer == lm.n_layers - 1
             return _at(hidden, past.position[owners])[:, None] if read else hidden
         rows = owners[: len(hidden)]
-        args, kwargs = _map_rows(lambda t: t[rows], past.calls[layer], len(past.position))
+        args, kwargs = _map_rows(lambda t: t[rows], called_with, len(past.position))
         with _rows_mapped(lm, past, layer, owner.get(layer - 1)):
             return _hidden(plainly(layer, forward, hidden, *args, **kwargs))
 
     def run(layer, forward, hidden, *args, **kwargs):
         if layer < layers[0]:
             return past.outputs[layer]
-        parts = [go_on(layer, forward, hidden)] if layer > layers[0] else []
+        parts = [go_on(layer, forward, hidden, (args, kwargs))] if layer > layers[0] else []
         if layer in written:
             parts.append(begin(layer))
         return _with_hidden(past.outputs[layer], torch.cat(parts))
 
-    logits = answer_logits(lm, past.inputs, past.position[owners], run)
+    logits = answer_logits(lm, _after(past.before, past.inputs, owners), past.position[owners], run)
     sizes = [z.shape[:2] for z in (written[layer] for layer in layers)]
     parts = logits.split([copies * prompts for copies, prompts in sizes])
     return {layer: part.unflatten(0, size) for layer, part, size in zip(layers, parts, sizes, strict=True)}
+
+
+def _read_before(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> tuple[dict, DynamicCache | None]:
+    """What is left to run. Where nothing before a prompt's last token can change, that is the last token.
+
+    Returns:
+        inputs, and the keys and values of the tokens before them, if there are any. Padded prompts remain whole.
+    """
+    if lm.kind != "causal" or "attention_mask" in inputs:
+        return inputs, None
+    cache = DynamicCache()
+    with torch.no_grad():
+        answer_logits(lm, {**inputs, "past_key_values": cache}, position)
+    cache.crop(-1)
+    return {"input_ids": inputs["input_ids"][:, -1:]}, cache
+
+
+def _after(before: DynamicCache | None, inputs: dict[str, Tensor], owner: Tensor) -> dict:
+    """The inputs of a pass, and what was read before them. Each row is a copy of its owner, a remembered prompt."""
+    return inputs if before is None else {**inputs, "past_key_values": _TokensBefore(before, owner)}
+
+
+class _TokensBefore(DynamicCache):
+    """What a layer takes for its cache: the keys and values before the last token, in front of its own in each copy."""
+
+    def __init__(self, before: DynamicCache, owner: Tensor):
+        super().__init__()
+        self.layers, self.owner = before.layers, owner
+
+    def update(self, keys, values, layer, *args, **kwargs):  # (copies, heads, 1, head size)
+        before, owner = self.layers[layer], self.owner[: len(keys)]
+        return torch.cat([before.keys[owner], keys], 2), torch.cat([before.values[owner], values], 2)
 
 
 def _plainly(lm: LanguageModel, position: Tensor, all_tokens: bool) -> Run:

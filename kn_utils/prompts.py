@@ -168,8 +168,13 @@ def n_rows(lm: LanguageModel, n_tokens: int) -> int:
 
 def copy_bytes(lm: LanguageModel, n_tokens: int) -> int:
     """What one row of a forward pass takes at most, with its gradients."""
-    per_token = lm.n_layers * (8 * lm.hidden_size + 3 * lm.n_neurons)
-    return 4 * (n_tokens * per_token + 4 * lm.model.config.vocab_size)
+    per_token = 8 * lm.hidden_size + 3 * lm.n_neurons
+    values = 4 * lm.model.config.vocab_size
+    if lm.kind == "causal":  # all tokens of one layer, or the last token of all, and the others' keys and values
+        values += max(n_tokens, lm.n_layers) * per_token + lm.n_layers * n_tokens * 4 * lm.hidden_size
+    else:
+        values += lm.n_layers * n_tokens * per_token
+    return 4 * values
 
 
 def _at_token(lm: LanguageModel, question: Question, answer: list[int], j: int) -> Question:

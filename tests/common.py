@@ -47,13 +47,17 @@ def tiny_model(model_class=BertForMaskedLM, config_class=BertConfig, dtype=torch
 
 @contextmanager
 def hooked(lm, layer, change):
-    """Within the block, the activations at the mask become `change(activations)`: one prompt's copies at a time."""
+    """Within the block, the activations at the mask become `change(activations)`: one prompt's copies at a time.
+
+    Where there is no mask, it is the last token.
+    """
 
     position = None
 
     def remember(module, args, kwargs):
         nonlocal position
-        position = kwargs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
+        ids, mask = kwargs["input_ids"][0].tolist(), lm.tokenizer.mask_token_id
+        position = ids.index(mask) if mask in ids else len(ids) - 1
 
     def hook(module, args):
         activations = args[0].clone()  # (copies, tokens, neurons)
@@ -73,6 +77,9 @@ def hooked(lm, layer, change):
 
 def plain_probability(lm, prompt, answer, copies=1):
     """P(answer) at the mask of one prompt, from the model's own forward pass.  # (copies,)"""
+    if lm.kind == "causal":
+        *ids, target = lm.tokenizer(prompt.split("[MASK]")[0] + answer)["input_ids"]
+        return lm.model(input_ids=torch.tensor([ids] * copies), use_cache=False).logits[:, -1].softmax(-1)[:, target]
     inputs = lm.tokenizer([prompt] * copies, return_tensors="pt")
     position = inputs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
     logits = lm.model(**inputs).logits[:, position]

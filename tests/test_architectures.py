@@ -181,9 +181,12 @@ def test_ablation_is_exact(lm):
         assert effects[1][neuron].item() == pytest.approx(expected, rel=1e-6, abs=error)
 
 
-def test_a_pass_is_taken_up_where_it_was(lm):
-    inputs, position = collate(lm, open_questions(lm, PROMPTS[:1] * 2))
-    past = remember(lm, inputs, position)
+@pytest.mark.parametrize("prompts", [PROMPTS[:1] * 2, PROMPTS], ids=["of one length", "padded"])
+def test_a_pass_is_taken_up_where_it_was(lm, prompts):
+    questions = open_questions(lm, prompts)
+    past = remember(lm, *collate(lm, questions))
+    expected = torch.stack([plain_logits(lm, question) for question in questions])
+    torch.testing.assert_close(past.logits, expected, rtol=1e-6, atol=1e-5)  # some attend in float32
     written = {layer: past.written[None, :, layer].repeat(1 + layer, 1, 1) for layer in range(lm.n_layers)}
     for chosen in ([0], [1], [lm.n_layers - 1], range(lm.n_layers)):
         again = resume(lm, past, {layer: written[layer] for layer in chosen})
@@ -195,6 +198,19 @@ def test_a_pass_is_taken_up_where_it_was(lm):
     torch.testing.assert_close(past.written[:, 1], w @ slots.T + (0 if bias is None else bias))
 
 
+@pytest.mark.parametrize("lm", [name for name in MODELS if ARCHITECTURES[name].kind == "causal"], indirect=True)
+@pytest.mark.parametrize("text", [PROMPTS[0], "The [MASK]"])
+def test_copies_of_a_causal_model_run_the_last_token_only(lm, text):
+    """The others are as they were: they come before it."""
+    inputs, position = collate(lm, open_questions(lm, [text]))
+    past, rows = remember(lm, inputs, position), []
+    assert past.n_tokens == inputs["input_ids"].shape[1]
+    count = lm.down_projections[-1].register_forward_hook(lambda module, args, z: rows.append(z.numel() // z.shape[-1]))
+    with count:
+        resume(lm, past, {0: past.written[None, :, 0].repeat(5, 1, 1)})
+    assert rows == [5]
+
+
 def test_opt_of_either_kind():
     """Its smallest model but one normalises after the sums, the others before."""
     tokenizer = tokenizer_of("bytes")
@@ -203,7 +219,8 @@ def test_opt_of_either_kind():
         model = tf.OPTForCausalLM(tf.OPTConfig(do_layer_norm_before=before, **size))
         lm = wrap_model(model.double(), tokenizer)
         assert (lm.norm(0) is None) == before
-        test_a_pass_is_taken_up_where_it_was(lm)
+        test_a_pass_is_taken_up_where_it_was(lm, PROMPTS)
+        test_copies_of_a_causal_model_run_the_last_token_only(lm, PROMPTS[0])
         test_ablation_is_exact(lm)
 
 

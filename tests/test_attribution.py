@@ -262,9 +262,8 @@ def test_a_pass_stays_within_the_memory(tiny64, max_memory, monkeypatch):
     widths, plain_resume = [], attribution.resume
 
     def resume(lm, past, written, of=None):
-        n_tokens = past.inputs["input_ids"].shape[1]
         whole = sum(z.shape[0] * z.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, z in written.items())
-        widths.append((whole, prompts.n_rows(lm, n_tokens)))
+        widths.append((whole, prompts.n_rows(lm, past.n_tokens)))
         return plain_resume(lm, past, written, of)
 
     monkeypatch.setattr(attribution, "resume", resume)

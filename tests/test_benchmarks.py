@@ -39,6 +39,16 @@ def test_the_reference_computes_the_same_attribution(tiny):
     torch.testing.assert_close(kn.knowledge_attribution(tiny, PROMPTS, ANSWER), expected, atol=1e-6, rtol=0)
 
 
+def test_the_reference_computes_the_same_attribution_of_a_causal_model(lab_facts):
+    causal = kn.load_model("lab-causal", device="cpu")
+    fact = kn.askable(causal, lab_facts[:1])[0]
+    expected = reference.attribution(causal, fact.prompts[:2], fact.answer)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(
+        kn.knowledge_attribution(causal, fact.prompts[:2], fact.answer), expected, atol=1e-5, rtol=0
+    )
+
+
 def test_the_reference_computes_the_same_ablation(tiny):
     expected = reference.ablation(tiny, PROMPTS, ANSWER)
     found = kn.knowledge_attribution(tiny, PROMPTS, ANSWER, path="neuron")

@@ -1,4 +1,4 @@
-"""The lab model: attribution and exact ablation of one fact in several ways, and attribution of all facts."""
+"""The lab models: attribution and exact ablation of one fact in several ways, of some facts together, and of all."""
 
 import pytest
 import reference
@@ -10,6 +10,7 @@ from measures import matrix_rate, one_fact
 import kn_utils as kn
 
 FACT = one_fact()
+ASKED = FACT.prompts, FACT.answer
 RATE_ROWS = 10_000  # of the matrix products that tell how fast the machine is: about the tokens of a full batch
 
 
@@ -41,13 +42,21 @@ def lab():
     return kn.load_model("lab", device="cpu")
 
 
-def compare(benchmark, found, lab, way, call, rounds, tolerance):
-    """Time one way to the scores of `FACT`; they are those of the first way up to a part of the highest score."""
-    found[way] = benchmark.pedantic(call, (lab, FACT.prompts, FACT.answer), rounds=rounds, warmup_rounds=1)
+def one_by_one(lm, facts):
+    return torch.cat([reference.attribution(lm, fact.prompts, fact.answer) for fact in facts])
+
+
+def together(lm, facts):
+    return torch.cat(kn.knowledge_attributions(lm, facts))
+
+
+def compare(benchmark, found, lab, way, call, asked, rounds, tolerance):
+    """Time one way to the scores; they are those of the first way up to a part of the highest score."""
+    found[way] = benchmark.pedantic(call, (lab, *asked), rounds=rounds, warmup_rounds=1)
     expected = next(iter(found.values()))
     difference = ((found[way] - expected).abs().max() / expected.abs().max()).item()
     benchmark.extra_info.update(
-        prompts=len(FACT.prompts),
+        prompts=len(expected),
         neurons=lab.n_layers * lab.n_neurons,
         threads=torch.get_num_threads(),
         difference=difference,
@@ -60,13 +69,23 @@ def compare(benchmark, found, lab, way, call, rounds, tolerance):
     "way, call", [("reference", reference.attribution), ("captum", with_captum), ("kn_utils", kn.knowledge_attribution)]
 )
 def test_attribution(benchmark, found, lab, way, call):
-    compare(benchmark, found.setdefault("attribution", {}), lab, way, call, rounds=5, tolerance=1e-5)
+    compare(benchmark, found.setdefault("attribution", {}), lab, way, call, ASKED, rounds=5, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lab", "lab-causal"])
+@pytest.mark.parametrize("way, call", [("reference", one_by_one), ("kn_utils", together)])
+def test_attribution_of_some_facts(benchmark, found, name, way, call):
+    benchmark.group, lm = f"some, {name}", kn.load_model(name, device="cpu")
+    facts = kn.askable(lm, kn.load_facts("lab"))[::140]
+    compare(benchmark, found.setdefault(name, {}), lm, way, call, [facts], rounds=1, tolerance=1e-5)
+    benchmark.extra_info["facts"] = len(facts)
 
 
 @pytest.mark.benchmark(group="ablation")
 @pytest.mark.parametrize("way, call", [("reference", reference.ablation), ("kn_utils", ablate)])
 def test_ablation(benchmark, found, lab, way, call):
-    compare(benchmark, found.setdefault("ablation", {}), lab, way, call, rounds=1, tolerance=1e-4)  # P hardly moves
+    tolerance = 1e-4  # P hardly moves
+    compare(benchmark, found.setdefault("ablation", {}), lab, way, call, ASKED, rounds=1, tolerance=tolerance)
 
 
 @pytest.mark.benchmark(group="all")
