@@ -69,7 +69,7 @@ def nested_rules(points: Tensor, weights: Tensor, n_nodes: int) -> list[Rule]:
 
 def _extension(points: Tensor, weights: Tensor, nodes: Tensor) -> Rule:
     """As many nodes more: the roots of a polynomial that is orthogonal to all of lower degree, where the weights are
-    multiplied with the polynomial that is zero at the old nodes."""
+    multiplied with the polynomial that is zero at the old nodes. The first of a left sum may lie just below 0."""
     n, x, old = len(nodes), 2 * points.numpy() - 1, 2 * nodes.numpy() - 1
     basis = legendre.legvander(x, n)
     products = basis[:, :n].T @ ((weights.numpy() * np.prod(x[:, None] - old, 1))[:, None] * basis)

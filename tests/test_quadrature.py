@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kn_utils.attribution import N_NODES
 from kn_utils.quadrature import RULES, integrals_between, nested_rules, radau_rule, riemann_points
 
 RIEMANN = [rule for rule in RULES if rule != "gauss-legendre"]
@@ -45,6 +46,15 @@ def test_an_extension_keeps_the_nodes_and_is_better(rule, n_nodes, n_steps):
     for degree in range(3 * n_nodes):  # twice as many nodes that could not be chosen freely
         expected = (weights * points**degree).sum().item()
         assert (finer.weights * finer.nodes**degree).sum().item() == pytest.approx(expected, abs=1e-10)
+
+
+@pytest.mark.parametrize("rule", RIEMANN)
+def test_extensions_stay_at_the_path(rule):
+    """Whatever the sum: their nodes are real and apart, none far from the path, and no weights cancel."""
+    for n_steps in range(2 * N_NODES + 1, 301):
+        _, finer, _ = nested_rules(*riemann_points(rule, n_steps), N_NODES)
+        assert finer.nodes.diff().min() > 1e-3 and finer.nodes.min() > -0.01 and finer.nodes.max() == 1
+        assert finer.weights.sum().item() == pytest.approx(1) and finer.weights.abs().sum() < 1.01
 
 
 @pytest.mark.parametrize("n_steps, sizes", [(3, [3]), (5, [5]), (6, [5, 6]), (10, [5, 10]), (11, [5, 10, 11])])

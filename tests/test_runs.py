@@ -345,8 +345,8 @@ def test_no_fact_for_a_causal_model(tmp_path):
         pytest.param(8, {}, id="tiny"),
         pytest.param(
             1,
-            {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-            id="base",
+            {"hidden_size": 192, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 768},
+            id="as deep as BERT-base",
             marks=pytest.mark.slow,
         ),
     ],
