@@ -43,9 +43,10 @@ def find_coarse(lm: LanguageModel, facts: Sequence[Fact], measure: str = "probab
         One row per fact: n_prompts; the `coarse_counts` of knowledge (attribution) and baseline (activation);
         matched, its most activated neurons in order; scores, {neuron: mean score} above 0.1 of the highest.
     """
-    rows = []
-    for fact, scores in zip(facts, knowledge_attributions(lm, facts, measure=measure), strict=True):
-        activations = ffn_activations(lm, fact.prompts)
+    rows, prompts = [], [prompt for fact in facts for prompt in fact.prompts]
+    all_scores = knowledge_attributions(lm, facts, measure=measure)
+    all_activations = ffn_activations(lm, prompts).split([len(fact.prompts) for fact in facts])
+    for fact, scores, activations in zip(facts, all_scores, all_activations, strict=True):
         mean, active = scores.mean(0), activations.mean(0).flatten()
         most_active = active.topk(min(MOST_ACTIVATED, len(active))).indices.tolist()
         high = (mean > 0.1 * mean.max()).nonzero().tolist()
