@@ -102,7 +102,7 @@ def main():
     parser = argparse.ArgumentParser(description="Run the notebooks and write the pages of the book.")
     parser.add_argument("--set", type=setting, action="append", default=[], metavar="NAME=VALUE", dest="parameters",
                         help="run every notebook with this parameter, such as MODEL=bert-base-cased")  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=1, help="notebooks that run at the same time")
+    parser.add_argument("--jobs", type=int, default=2, help="notebooks that run at once, sharing the cores (2)")
     options = parser.parse_args()
     try:
         page = build(ROOT, dict(options.parameters), options.jobs)
