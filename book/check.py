@@ -28,6 +28,7 @@ WEIGHT_LIMIT = 4_000_000  # bytes of a page with its scripts, styles, images and
 PASSIVE_LINKS = {"author", "canonical", "index", "license", "next", "prev", "search"}
 HARMLESS = "Identifier 'THEBE_JS_URL' has already been declared"  # from the theme, on every page
 REPEATED_IDS = {"exercise-content", "solution-content"}  # from sphinx-exercise, once per exercise
+MARKUP = re.compile(r"{{ \w+ }}|```{\w+}|{(?:glue|term|cite|numref|ref)[\w:]*}`")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -133,6 +134,8 @@ def check_article(page):
     for source, alt in page.images:
         if not alt.strip() or alt == source or alt.endswith((".png", ".svg")):
             yield f"shows {source} without alt text: set mystnb.image.alt in the cell's metadata."
+    for markup in MARKUP.findall(page.path.read_text(encoding="utf-8")):
+        yield f"shows {markup!r} as it was written: it is markup that was not understood."
 
 
 def check_files(html, src, toc):

@@ -255,6 +255,12 @@ def test_check_finds_missing_alt_and_repeated_ids(tmp_path):
     assert "'x'" in problems(check.check_article(found)) and "i.png" in problems(check.check_article(found))
 
 
+def test_check_finds_markup_that_was_not_understood(tmp_path):
+    found = page(tmp_path, "<p>```{table} Of `facts` and {term}`neurons`</p><pre>{{ facts }}</pre><p>f'{{x}}'</p>")
+    assert len(list(check.check_article(found))) == 3
+    assert "'{{ facts }}'" in problems(check.check_article(found))
+
+
 def test_check_finds_heavy_pages(tmp_path, monkeypatch):
     (tmp_path / "i.png").write_bytes(b"0" * 3000)
     found = page(tmp_path, '<img src="i.png" alt="A map">')
