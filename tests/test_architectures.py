@@ -219,7 +219,8 @@ def test_opt_of_either_kind():
         model = tf.OPTForCausalLM(tf.OPTConfig(do_layer_norm_before=before, **size))
         lm = wrap_model(model.double(), tokenizer)
         assert (lm.norm(0) is None) == before
-        test_a_pass_is_taken_up_where_it_was(lm, PROMPTS)
+        for prompts in (PROMPTS[:1] * 2, PROMPTS):
+            test_a_pass_is_taken_up_where_it_was(lm, prompts)
         test_copies_of_a_causal_model_run_the_last_token_only(lm, PROMPTS[0])
         test_ablation_is_exact(lm)
 
