@@ -17,8 +17,7 @@ import torch
 from .attribution import ffn_activations, knowledge_attributions
 from .editing import erase_relation, update_fact
 from .facts import Fact, relation_id
-from .forward import edit_activations
-from .metrics import ask, ask_prompts
+from .metrics import ask, ask_scaled
 from .models import LanguageModel, Neuron, answer_ids
 from .refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
 
@@ -84,35 +83,36 @@ def refine(facts: Sequence[Fact], coarse: pd.DataFrame, n_neurons: int, seed: in
 def suppress_amplify(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataFrame) -> pd.DataFrame:
     """Ask every fact untouched, and with each kind of its neurons multiplied by 0 and by 2 (section 4.3).
 
-    Prompts of many facts run together, each with its own fact's neurons changed.
-
     Returns:
         One row per fact, prompts ("find", "heldout"), operation ("none", "suppress", "amplify") and kind: the
         measures of `ask`, means over the prompts.
     """
+    conditions = [(operation, kind) for operation in FACTORS for kind in KINDS if kind in neurons]
     tables = []
     for which in ("find", "heldout"):
         prompts = [fact.prompts if which == "find" else fact.heldout_prompts for fact in facts]
         owner, flat, answers = zip(
             *((i, prompt, fact.answer) for i, fact in enumerate(facts) for prompt in prompts[i]), strict=True
         )
-        conditions = [("none", "none", 1.0)] + [(o, k, f) for o, f in FACTORS.items() for k in KINDS if k in neurons]
-        for operation, kind, factor in conditions:
-            sets = [neurons[kind].iloc[i] if kind in neurons else set() for i in owner]
-            measured = ask_prompts(lm, flat, answers, lambda rows, s=sets, f=factor: _multiply(lm, s, rows, f))
-            means = measured.groupby(np.array(owner)).mean().rename_axis("fact").reset_index()
+
+        def factors(rows, owner=owner):
+            own = neurons.iloc[[owner[row] for row in rows.tolist()]]
+            return torch.stack([_factors(lm, own[kind], FACTORS[operation]) for operation, kind in conditions])
+
+        measured = ask_scaled(lm, flat, answers, factors, len(conditions))
+        for (operation, kind), table in zip([("none", "none"), *conditions], measured, strict=True):
+            means = table.groupby(np.array(owner)).mean().rename_axis("fact").reset_index()
             tables.append(means.assign(prompts=which, operation=operation, kind=kind))
     return pd.concat(tables, ignore_index=True)
 
 
-def _multiply(lm, sets: Sequence[Iterable[Neuron]], rows: torch.Tensor, factor: float):
-    """Within the block, prompt `rows[i]` has its own set's activations multiplied by `factor`."""
-    factors = torch.ones(len(rows), lm.n_layers, lm.n_neurons)
-    where = [(i, *neuron) for i, row in enumerate(rows.tolist()) for neuron in sets[row]]
+def _factors(lm, sets: Sequence[set[Neuron]], factor: float) -> torch.Tensor:
+    """`factor` for each prompt's own neurons, 1 for all others.  # (prompts, layers, neurons)"""
+    where = [(i, *neuron) for i, own in enumerate(sets) for neuron in own]
+    factors = torch.ones(len(sets), lm.n_layers, lm.n_neurons)
     if where:
-        factors[tuple(torch.tensor(where).T)] = factor
-    factors = factors.to(lm.device, lm.dtype)
-    return edit_activations(lm, lambda layer, w: w * factors[:, layer])
+        factors[tuple(zip(*where, strict=True))] = factor
+    return factors.to(lm.device, lm.dtype)
 
 
 def own_neurons(facts: Sequence[Fact], knowledge: Sequence[set[Neuron]]) -> list[set[Neuron]]:

@@ -63,9 +63,7 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
         yield
 
 
-def answer_logits(
-    lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, run: Run | None = None
-) -> Tensor:
+def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, run: Run | None = None) -> Tensor:
     """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)
 
     Args:
@@ -227,6 +225,34 @@ def resume(
     sizes = [z.shape[:2] for z in (written[layer] for layer in layers)]
     parts = logits.split([copies * prompts for copies, prompts in sizes])
     return {layer: part.unflatten(0, size) for layer, part, size in zip(layers, parts, sizes, strict=True)}
+
+
+@torch.no_grad()
+def scaled_logits(lm: LanguageModel, past: Pass, factors: Tensor) -> Tensor:
+    """The logits where the model answers if the activations there are multiplied; layers below the change do not run.
+
+    Args:
+        factors: (copies, prompts, layers, neurons), for the prompts of the remembered pass.
+
+    Returns:
+        (copies, prompts, vocabulary).
+    """
+    changed = (factors != 1).any(3)
+    lowest = torch.where(changed.any(2), changed.int().argmax(2), lm.n_layers)  # (copies, prompts)
+    where = {layer: (lowest == layer).nonzero(as_tuple=True) for layer in range(lm.n_layers) if (lowest == layer).any()}
+    logits = past.logits.repeat(len(factors), 1, 1)
+    if not where:
+        return logits
+    travelling = torch.cat([factors[copy, prompt] for copy, prompt in where.values()])
+    written = {}
+    for layer, (copy, prompt) in where.items():
+        change = (factors[copy, prompt, layer] - 1) * past.activations[prompt, layer]
+        written[layer] = (past.written[prompt, layer] + change @ lm.value_slots(layer).T)[None]
+    with edit_activations(lm, lambda layer, w: w * travelling[: len(w), layer]):
+        found = resume(lm, past, written, {layer: prompt for layer, (_, prompt) in where.items()})
+    for layer, copy_and_prompt in where.items():
+        logits[copy_and_prompt] = found[layer][0]
+    return logits
 
 
 def _read_before(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> tuple[dict, DynamicCache | None]:

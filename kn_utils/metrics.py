@@ -1,7 +1,7 @@
 """What a model answers, how an edit changes it, and how sure we can be."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
 from .facts import Fact
-from .forward import answer_logits, log_odds
+from .forward import answer_logits, log_odds, remember, scaled_logits
 from .models import LanguageModel
-from .prompts import ask_for, batches, open_questions
+from .prompts import Asked, ask_for, batches, open_questions
 
 MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
 
@@ -83,27 +83,61 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
 
 
 @torch.no_grad()
-def ask_prompts(
-    lm: LanguageModel,
-    prompts: Sequence[str],
-    answers: str | Sequence[str],
-    edit: Callable[[Tensor], AbstractContextManager] = lambda rows: nullcontext(),
-) -> pd.DataFrame:
+def ask_prompts(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[str]) -> pd.DataFrame:
     """The measures of `ask`, one row per prompt.
 
     Args:
         answers: the same for every prompt, or one per prompt.
-        edit: given which prompts a batch holds, the edit within which they are asked.
     """
     asked = ask_for(lm, prompts, answers)
-    odds, rank = (torch.empty(len(asked.questions), device=lm.device, dtype=lm.dtype) for _ in range(2))
-    for rows, inputs, position in batches(lm, asked.questions):
-        target = asked.targets[rows]
-        with edit(asked.prompt[rows]):
-            logits = answer_logits(lm, inputs, position)
-        odds[rows] = log_odds(logits, target)
-        rank[rows] = 1 + (logits > logits.gather(1, target[:, None])).sum(1).to(rank)
-    if len(odds) > len(prompts):
+    questions = list(dict.fromkeys(asked.questions))  # read once, however many answers they are asked for
+    order = {question: i for i, question in enumerate(questions)}
+    question = torch.tensor([order[question] for question in asked.questions], device=lm.device)
+    odds, rank = (torch.empty(len(question), device=lm.device, dtype=lm.dtype) for _ in range(2))
+    for rows, inputs, position in batches(lm, questions):
+        place = torch.full((len(questions),), -1, device=lm.device)
+        place[rows] = torch.arange(len(rows), device=lm.device)
+        own = (place[question] >= 0).nonzero()[:, 0]
+        logits = answer_logits(lm, inputs, position)[place[question[own]]]
+        odds[own], rank[own] = _odds_and_rank(logits, asked.targets[own])
+    return _measures(odds, rank, asked)
+
+
+@torch.no_grad()
+def ask_scaled(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    answers: str | Sequence[str],
+    factors: Callable[[Tensor], Tensor],
+    n_copies: int,
+) -> list[pd.DataFrame]:
+    """`ask_prompts` of the untouched model, and of copies whose activations at the mask are multiplied.
+
+    Args:
+        factors: given which prompts a batch holds, (some,), returns (copies, some, layers, neurons).
+
+    Returns:
+        1 + copies tables.
+    """
+    asked = ask_for(lm, prompts, answers)
+    shape = (1 + n_copies, len(asked.questions))
+    odds, rank = (torch.empty(shape, device=lm.device, dtype=lm.dtype) for _ in range(2))
+    for rows, inputs, position in batches(lm, asked.questions, n_copies):
+        past, target = remember(lm, inputs, position), asked.targets[rows]
+        for i, logits in enumerate([past.logits, *scaled_logits(lm, past, factors(asked.prompt[rows]))]):
+            odds[i, rows], rank[i, rows] = _odds_and_rank(logits, target)
+    return [_measures(*both, asked) for both in zip(odds, rank, strict=True)]
+
+
+def _odds_and_rank(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each row's target token.  # (rows,), (rows,)"""
+    return log_odds(logits, target), 1 + (logits > logits.gather(1, target[:, None])).sum(1).to(logits)
+
+
+def _measures(odds: Tensor, rank: Tensor, asked: Asked) -> pd.DataFrame:
+    """A table with one row per prompt."""
+    n_prompts = int(asked.prompt.max()) + 1
+    if len(odds) > n_prompts:
         odds, rank = _over_tokens(odds, rank, asked.prompt)
     columns = [odds.sigmoid(), logsigmoid(odds), odds, rank, (rank == 1).to(rank)]
     return pd.DataFrame(torch.stack(columns, 1).cpu().numpy(), columns=MEASURES)

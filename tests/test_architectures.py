@@ -4,6 +4,7 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import transformers as tf
@@ -11,7 +12,7 @@ from common import WORDS, assert_unchanged, one_line_error, snapshot, tiny_token
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import kn_utils as kn
-from kn_utils.forward import remember, resume
+from kn_utils.forward import answer_logits, edit_activations, remember, resume, scaled_logits
 from kn_utils.models import ARCHITECTURES, answer_ids, wrap_model
 from kn_utils.prompts import ask_for, askable, collate, open_questions
 
@@ -198,6 +199,33 @@ def test_a_pass_is_taken_up_where_it_was(lm, prompts):
     torch.testing.assert_close(past.written[:, 1], w @ slots.T + (0 if bias is None else bias))
 
 
+@pytest.mark.parametrize("prompts", [PROMPTS[:1] * 2, PROMPTS], ids=["of one length", "padded"])
+def test_scaled_copies_are_as_if_each_were_edited(lm, prompts):
+    inputs, position = collate(lm, open_questions(lm, prompts))
+    past, factors = remember(lm, inputs, position), torch.ones(5, len(prompts), lm.n_layers, lm.n_neurons).double()
+    for copy, layers in enumerate(([], [0], [1], [0, lm.n_layers - 1], [lm.n_layers - 1])):
+        for layer in layers:
+            factors[copy, :, layer, copy:] = (0.0, 2.0)[copy % 2]
+    factors[2, 0] = 1  # prompts have their own factors; none, too
+    with bit_for_bit(lm):
+        logits = scaled_logits(lm, past, factors)
+    for copy in range(5):
+        with kn.edit_activations(lm, lambda layer, w, own=factors[copy]: w * own[:, layer]):
+            expected = answer_logits(lm, inputs, position)
+        torch.testing.assert_close(logits[copy], expected, rtol=1e-6, atol=1e-5)  # some attend in float32
+        assert torch.allclose(logits[copy], past.logits, rtol=0, atol=1e-3) == (copy == 0)
+    assert torch.equal(logits[2, 0], past.logits[0])
+
+
+def test_layers_below_a_scaled_one_do_not_run(lm):
+    inputs, position = collate(lm, open_questions(lm, PROMPTS[:1]))
+    past, factors, ran = remember(lm, inputs, position), torch.ones(2, 1, lm.n_layers, lm.n_neurons).double(), []
+    factors[0, 0, 1], factors[1, 0, 2] = 0, 0
+    with edit_activations(lm, lambda layer, w: ran.append((layer, len(w))) or w):
+        scaled_logits(lm, past, factors)
+    assert ran == [(layer, 1 if layer == 2 else 2) for layer in range(2, lm.n_layers)]
+
+
 @pytest.mark.parametrize("lm", [name for name in MODELS if ARCHITECTURES[name].kind == "causal"], indirect=True)
 @pytest.mark.parametrize("text", [PROMPTS[0], "The [MASK]"])
 def test_copies_of_a_causal_model_run_the_last_token_only(lm, text):
@@ -284,6 +312,13 @@ def test_answers_of_several_tokens(lm):
     table = kn.metrics.ask_prompts(lm, PROMPTS[:1], LONG)
     assert table.log_probability[0] == pytest.approx(sum(log_p), rel=1e-9)
     assert table.probability[0] == pytest.approx(torch.tensor(log_p).double().sum().exp().item(), rel=1e-6)
+    factors = torch.ones(1, 1, lm.n_layers, lm.n_neurons)
+    factors[:, :, 1, :5] = 0
+    untouched, scaled = kn.metrics.ask_scaled(lm, PROMPTS[:1], LONG, lambda rows: factors.repeat(1, len(rows), 1, 1), 1)
+    with kn.suppress(lm, [kn.Neuron(1, i) for i in range(5)]):
+        suppressed = kn.metrics.ask_prompts(lm, PROMPTS[:1], LONG)
+    pd.testing.assert_frame_equal(untouched, table)
+    pd.testing.assert_frame_equal(scaled, suppressed)
 
     options = dict(measure="log_probability", rule="midpoint", n_steps=300, exact_steps=True)
     tokens = kn.knowledge_attribution(lm, PROMPTS[:1], LONG, per_token=True, **options)

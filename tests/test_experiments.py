@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from common import PROMPTS, assert_unchanged, snapshot, tiny_model
 
 import kn_utils as kn
@@ -140,11 +139,8 @@ def test_erased_as_the_library_erases(lm, neurons):
     assert not math.isclose(found.log_probability.iloc[0], table.log_probability[0])
 
 
-def test_multiplied_rows_are_each_their_own(lm):
-    sets = [{Neuron(0, 1)}, set(), {Neuron(2, 5), Neuron(1, 0)}]
-    prompts, seen = [PROMPTS[0]] * 3, []
-    plain = kn.ffn_activations(lm, prompts)
-    tripled = experiments._multiply(lm, sets, torch.tensor([2, 0, 1]), 3.0)
-    with tripled, kn.edit_activations(lm, lambda layer, w: seen.append(w) or w):
-        kn.answer_distribution(lm, prompts)
-    assert torch.equal(seen[0][:, 1], plain[:, 0, 1] * torch.tensor([1.0, 3.0, 1.0]))
+def test_each_prompt_has_its_own_factors(lm):
+    factors = experiments._factors(lm, [{Neuron(0, 1)}, set(), {Neuron(2, 5), Neuron(1, 0)}], 3.0)
+    assert (factors != 1).nonzero().tolist() == [[0, 0, 1], [2, 1, 0], [2, 2, 5]]
+    assert factors.unique().tolist() == [1, 3]
+    assert (experiments._factors(lm, [set()], 3.0) == 1).all()

@@ -9,6 +9,7 @@ from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
 from kn_utils import forward
+from kn_utils.metrics import ask_prompts, ask_scaled
 
 FACTS = [
     kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),
@@ -37,6 +38,28 @@ def test_distribution_sums_to_one_in_any_batch(tiny, batch, monkeypatch):
     dublin = distribution[:, tiny.tokenizer.convert_tokens_to_ids("Dublin")]
     expected = torch.cat([plain_probability(tiny, prompt, "Dublin") for prompt in PROMPTS])
     torch.testing.assert_close(dublin, expected, atol=1e-6, rtol=0)
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(tiny):
+    prompts, answers = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]], ["Dublin", "Dublin", "Paris", "Dublin"]
+    rows = []
+    with kn.edit_activations(tiny, lambda layer, w: rows.append(len(w)) or w):
+        table = ask_prompts(tiny, prompts, answers)
+    assert sum(rows) == 2 * tiny.n_layers
+    expected = torch.cat([plain_probability(tiny, p, a) for p, a in zip(prompts, answers, strict=True)])
+    assert table.probability.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_scaled_copies_are_asked_as_if_each_were_edited(tiny):
+    answers = ["Dublin", "Paris", "river", "Dublin", "big"]
+    factors = torch.ones(3, len(PROMPTS), tiny.n_layers, tiny.n_neurons)
+    factors[1, :, 0, :5], factors[2, :, -1, 5:] = 0, 2
+    tables = ask_scaled(tiny, PROMPTS, answers, lambda rows: factors[:, rows], 3)
+    assert len(tables) == 4
+    for table, own in zip(tables, [factors[0], *factors], strict=True):
+        with kn.edit_activations(tiny, lambda layer, w, own=own: w * own[0, layer]):
+            expected = ask_prompts(tiny, PROMPTS, answers)
+        np.testing.assert_allclose(table, expected, rtol=1e-4)
 
 
 def test_top_answers(tiny):
