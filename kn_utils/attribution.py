@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from .facts import Fact
 from .forward import Pass, log_odds, remember, resume
 from .models import LanguageModel, answer_ids
-from .prompts import Asked, ask_for, batches, n_rows, open_questions
+from .prompts import Asked, ask_for, batches, different, n_rows, open_questions
 from .quadrature import Rule, integrals_between, nested_rules, riemann_points
 
 PATHS = ("layer", "neuron")
@@ -50,10 +50,11 @@ def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     Returns:
         (prompts, layers, neurons), after the GELU.
     """
-    activations = _empty(lm, len(prompts), lm.n_layers, lm.n_neurons)
-    for rows, inputs, position in batches(lm, open_questions(lm, prompts)):
+    questions, which = different(lm, open_questions(lm, prompts))
+    activations = _empty(lm, len(questions), lm.n_layers, lm.n_neurons)
+    for rows, inputs, position in batches(lm, questions):
         activations[rows] = remember(lm, inputs, position).activations
-    return activations
+    return activations if len(questions) == len(prompts) else activations[which]
 
 
 def knowledge_attribution(

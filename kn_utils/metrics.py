@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .facts import Fact
 from .forward import answer_logits, log_odds, remember, scaled_logits
 from .models import LanguageModel
-from .prompts import Asked, ask_for, batches, open_questions
+from .prompts import Asked, ask_for, batches, different, open_questions
 
 MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
 
@@ -90,15 +90,11 @@ def ask_prompts(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequen
         answers: the same for every prompt, or one per prompt.
     """
     asked = ask_for(lm, prompts, answers)
-    questions = list(dict.fromkeys(asked.questions))  # read once, however many answers they are asked for
-    order = {question: i for i, question in enumerate(questions)}
-    question = torch.tensor([order[question] for question in asked.questions], device=lm.device)
-    odds, rank = (torch.empty(len(question), device=lm.device, dtype=lm.dtype) for _ in range(2))
-    for rows, inputs, position in batches(lm, questions):
-        place = torch.full((len(questions),), -1, device=lm.device)
-        place[rows] = torch.arange(len(rows), device=lm.device)
-        own = (place[question] >= 0).nonzero()[:, 0]
-        logits = answer_logits(lm, inputs, position)[place[question[own]]]
+    questions, which = different(lm, asked.questions)  # each is read once, however many answers it is asked for
+    odds, rank = (torch.empty(len(which), device=lm.device, dtype=lm.dtype) for _ in range(2))
+    for rows, inputs, position in batches(lm, questions):  # rows ascend
+        own = torch.isin(which, rows).nonzero()[:, 0]
+        logits = answer_logits(lm, inputs, position)[torch.searchsorted(rows, which[own])]
         odds[own], rank[own] = _odds_and_rank(logits, asked.targets[own])
     return _measures(odds, rank, asked)
 

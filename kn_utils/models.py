@@ -247,7 +247,7 @@ def answer_ids(lm: LanguageModel, answer: str) -> list[int]:
     Raises:
         ValueError: `answer` is empty or not in the vocabulary.
     """
-    before, both = (lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", f"a {answer.strip()}"))
+    before, both = lm.tokenizer(["a", f"a {answer.strip()}"], add_special_tokens=False)["input_ids"]
     ids = both[len(before) :]
     if not ids or lm.tokenizer.unk_token_id in ids:
         raise ValueError(f"answer {answer!r} is unknown to the vocabulary: choose an answer the model can say")

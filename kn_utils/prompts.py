@@ -91,6 +91,12 @@ def open_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
     return questions
 
 
+def different(lm: LanguageModel, questions: Sequence[Question]) -> tuple[list[Question], Tensor]:
+    """The questions without repetitions, and which of these each one is, (questions,)."""
+    order = {question: i for i, question in enumerate(dict.fromkeys(questions))}
+    return list(order), torch.tensor([order[question] for question in questions], device=lm.device)
+
+
 def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> list[Fact]:
     """The facts with those of their prompts that the model can be asked.
 
@@ -145,7 +151,7 @@ def batches(
     """Questions in batches of which `n_copies` fit into one forward pass; those of one length go together, unpadded.
 
     Yields:
-        (rows, inputs, position): which questions these are (batch,), and what `collate` returns for them.
+        (rows, inputs, position): which questions these are, ascending, (batch,), and what `collate` returns for them.
     """
 
     def length(i):

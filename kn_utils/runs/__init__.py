@@ -226,7 +226,7 @@ class Run:
         def activations(rows):
             return activations_by_type(self.lm, prompts[prompts.fact.isin(rows)], kinds)
 
-        return self.shards("prompts", range(len(self.facts)), activations)
+        return self.shards("prompts", range(len(self.facts)), activations, 4 * self.chunk)
 
     def part(self, rows: Sequence[int]) -> list[Fact]:
         return [self.facts[i] for i in rows]
