@@ -140,6 +140,8 @@ def substitutions(data):
         "flop_table": flop_table(bert),
         "lab_table": lab_table(lab),
         "some_table": some_table({name: data[f"some, {name}"]["ways"] for name in ("lab", "lab-causal")}),
+        "changes": data["scaled, lab"]["ways"]["kn_utils"]["changes"],
+        "scaled_table": some_table({name: data[f"scaled, {name}"]["ways"] for name in ("lab", "lab-causal")}),
         "gpu": gpu(data["gpu"]) if "gpu" in data else NO_GPU,
     }
 

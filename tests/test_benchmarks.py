@@ -55,6 +55,16 @@ def test_the_reference_computes_the_same_ablation(tiny):
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
+def test_the_reference_scales_alike(tiny):
+    factors = torch.ones(2, tiny.n_layers, tiny.n_neurons)
+    factors[0, 1, :3], factors[1, 0, 2] = 0, 2
+    expected = reference.scaled(tiny, PROMPTS, ANSWER, factors)
+    with kn.suppress(tiny, [kn.Neuron(1, i) for i in range(3)]):
+        torch.testing.assert_close(kn.answer_probability(tiny, PROMPTS, ANSWER), expected[:, 0], atol=1e-6, rtol=0)
+    with kn.amplify(tiny, [kn.Neuron(0, 2)]):
+        torch.testing.assert_close(kn.answer_probability(tiny, PROMPTS, ANSWER), expected[:, 1], atol=1e-6, rtol=0)
+
+
 # ---------------------------------------------------------------- operations
 
 @pytest.mark.parametrize("n_steps", [1, 20])

@@ -1,4 +1,7 @@
-"""The lab models: attribution and exact ablation of one fact in several ways, of some facts together, and of all."""
+"""The lab models: attribution and exact ablation of one fact in several ways, of some facts together, and of all.
+
+And some facts asked with their neurons suppressed and amplified.
+"""
 
 import pytest
 import reference
@@ -8,6 +11,7 @@ from common import hooked, plain_probability
 from measures import matrix_rate, one_fact
 
 import kn_utils as kn
+from kn_utils.experiments import FACTORS, KINDS, find_coarse, refine, suppress_amplify
 
 FACT = one_fact()
 ASKED = FACT.prompts, FACT.answer
@@ -88,6 +92,35 @@ def test_ablation(benchmark, found, lab, way, call):
     compare(benchmark, found.setdefault("ablation", {}), lab, way, call, ASKED, rounds=1, tolerance=tolerance)
 
 
+def scale_plainly(lm, facts, neurons):
+    """As `suppress_amplify`, a prompt at a time, all copies together: the answers' mean probabilities."""
+    means, conditions = [], [(operation, kind) for operation in FACTORS for kind in KINDS]
+    for which in ("find", "heldout"):
+        for fact, sets in zip(facts, neurons.to_dict("records"), strict=True):
+            factors = torch.ones(1 + len(conditions), lm.n_layers, lm.n_neurons)
+            for copy, (operation, kind) in enumerate(conditions, start=1):
+                factors[(copy, *zip(*sets[kind], strict=True))] = FACTORS[operation]
+            prompts = fact.prompts if which == "find" else fact.heldout_prompts
+            means.append(reference.scaled(lm, prompts, fact.answer, factors).mean(0))
+    return torch.stack(means).view(2, len(facts), -1).mT.flatten()
+
+
+def scale(lm, facts, neurons):
+    return torch.tensor(suppress_amplify(lm, facts, neurons).probability.to_numpy())
+
+
+@pytest.mark.parametrize("name", ["lab", "lab-causal"])
+@pytest.mark.parametrize("way, call", [("reference", scale_plainly), ("kn_utils", scale)])
+def test_suppression_and_amplification(benchmark, found, name, way, call):
+    benchmark.group, lm = f"scaled, {name}", kn.load_model(name, device="cpu")
+    facts = kn.askable(lm, kn.load_facts("lab"))[::140]
+    neurons = refine(facts, find_coarse(lm, facts), lm.n_neurons)
+    asked, ways = (facts, neurons), found.setdefault(f"scaled {name}", {})
+    compare(benchmark, ways, lm, way, call, asked, rounds=3, tolerance=1e-5)
+    n_prompts = sum(len(fact.prompts) + len(fact.heldout_prompts) for fact in facts)
+    benchmark.extra_info.update(facts=len(facts), prompts=n_prompts, changes=len(FACTORS) * len(KINDS))
+
+
 @pytest.mark.benchmark(group="all")
 def test_all_facts(benchmark, lab):
     facts, rate = kn.load_facts("lab"), matrix_rate(lab, RATE_ROWS)
@@ -95,6 +128,4 @@ def test_all_facts(benchmark, lab):
     assert [len(table) for table in scores] == [len(fact.prompts) for fact in facts]
     n_prompts = sum(map(len, scores))
     rate = max(rate, matrix_rate(lab, RATE_ROWS))
-    benchmark.extra_info.update(
-        facts=len(facts), prompts=n_prompts, threads=torch.get_num_threads(), matrix_rate=rate
-    )
+    benchmark.extra_info.update(facts=len(facts), prompts=n_prompts, threads=torch.get_num_threads(), matrix_rate=rate)

@@ -38,6 +38,15 @@ def ablation(lm, prompts, answer):
 
 
 @torch.no_grad()
+def scaled(lm, prompts, answer, factors):
+    """P(answer) if the activations are multiplied by `factors` (copies, layers, neurons).  # (prompts, copies)"""
+    with ExitStack() as hooks:
+        for layer in range(lm.n_layers):
+            hooks.enter_context(hooked(lm, layer, lambda w, own=factors[:, layer]: own * w))
+        return torch.stack([plain_probability(lm, prompt, answer, copies=len(factors)) for prompt in prompts])
+
+
+@torch.no_grad()
 def ask(lm, prompt, answer):
     """Each layer's activations at the mask, and P(answer).  # [(neurons,)], (1,)"""
     activations = []
