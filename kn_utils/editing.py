@@ -1,6 +1,6 @@
 """Change what a model says through a few neurons: context managers that leave no trace (sections 4 and 5)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -24,11 +24,18 @@ def suppress(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[None]:
 @contextmanager
 def amplify(lm: LanguageModel, neurons: Iterable[Neuron], factor: float = 2.0) -> Iterator[None]:
     """Multiply the neurons' activations at the mask by `factor` (section 4.3)."""
-    factors = torch.ones(lm.n_layers, lm.n_neurons, device=lm.device)
-    for neuron in _checked(lm, neurons):
-        factors[neuron] = factor
+    (factors,) = factors_of(lm, [neurons], factor)
     with edit_activations(lm, lambda layer, w: w * factors[layer]):
         yield
+
+
+def factors_of(lm: LanguageModel, sets: Sequence[Iterable[Neuron]], factor: float) -> Tensor:
+    """`factor` for each set's neurons, 1 for all others.  # (sets, layers, neurons)"""
+    where = [(i, *neuron) for i, neurons in enumerate(sets) for neuron in _checked(lm, neurons)]
+    factors = torch.ones(len(sets), lm.n_layers, lm.n_neurons)
+    if where:
+        factors[tuple(zip(*where, strict=True))] = factor
+    return factors.to(lm.device, lm.dtype)
 
 
 def has_update(lm: LanguageModel) -> bool:
@@ -97,10 +104,8 @@ def _edit_value_slots(lm, neurons, edit) -> Iterator[None]:
 
 
 def _checked(lm: LanguageModel, neurons: Iterable[Neuron]) -> list[Neuron]:
-    neurons = [Neuron(*neuron) for neuron in neurons]
+    neurons, n_layers, n_neurons = [Neuron(*neuron) for neuron in neurons], lm.n_layers, lm.n_neurons
     for neuron in neurons:
-        if not (0 <= neuron.layer < lm.n_layers and 0 <= neuron.index < lm.n_neurons):
-            raise ValueError(
-                f"{neuron} is outside the model: layers are 0..{lm.n_layers - 1}, indices 0..{lm.n_neurons - 1}"
-            )
+        if not (0 <= neuron.layer < n_layers and 0 <= neuron.index < n_neurons):
+            raise ValueError(f"{neuron} is outside the model: layers are 0..{n_layers - 1}, indices 0..{n_neurons - 1}")
     return neurons

@@ -10,14 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from random import Random
 
-import numpy as np
 import pandas as pd
-import torch
 
 from .attribution import ffn_activations, knowledge_attributions
 from .editing import erase_relation, update_fact
 from .facts import Fact, relation_id
-from .metrics import ask, ask_scaled
+from .metrics import MEASURES, ask, ask_scaled
 from .models import LanguageModel, Neuron, answer_ids
 from .refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
 
@@ -88,31 +86,14 @@ def suppress_amplify(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataF
         measures of `ask`, means over the prompts.
     """
     conditions = [(operation, kind) for operation in FACTORS for kind in KINDS if kind in neurons]
+    changes = [(neurons[kind].tolist(), FACTORS[operation]) for operation, kind in conditions]
     tables = []
     for which in ("find", "heldout"):
-        prompts = [fact.prompts if which == "find" else fact.heldout_prompts for fact in facts]
-        owner, flat, answers = zip(
-            *((i, prompt, fact.answer) for i, fact in enumerate(facts) for prompt in prompts[i]), strict=True
-        )
-
-        def factors(rows, owner=owner):
-            own = neurons.iloc[[owner[row] for row in rows.tolist()]]
-            return torch.stack([_factors(lm, own[kind], FACTORS[operation]) for operation, kind in conditions])
-
-        measured = ask_scaled(lm, flat, answers, factors, len(conditions))
+        measured = ask_scaled(lm, facts, changes, heldout=which == "heldout")
         for (operation, kind), table in zip([("none", "none"), *conditions], measured, strict=True):
-            means = table.groupby(np.array(owner)).mean().rename_axis("fact").reset_index()
+            means = table[MEASURES].rename_axis("fact").reset_index()
             tables.append(means.assign(prompts=which, operation=operation, kind=kind))
     return pd.concat(tables, ignore_index=True)
-
-
-def _factors(lm, sets: Sequence[set[Neuron]], factor: float) -> torch.Tensor:
-    """`factor` for each prompt's own neurons, 1 for all others.  # (prompts, layers, neurons)"""
-    where = [(i, *neuron) for i, own in enumerate(sets) for neuron in own]
-    factors = torch.ones(len(sets), lm.n_layers, lm.n_neurons)
-    if where:
-        factors[tuple(zip(*where, strict=True))] = factor
-    return factors.to(lm.device, lm.dtype)
 
 
 def own_neurons(facts: Sequence[Fact], knowledge: Sequence[set[Neuron]]) -> list[set[Neuron]]:

@@ -14,10 +14,9 @@ from tqdm.auto import tqdm
 
 from .answer_key import one_prompt_each
 from .attribution import ABLATED, ffn_activations, knowledge_attribution
-from .editing import suppress
 from .facts import Fact
 from .forward import remember, resume
-from .metrics import answer_probability, ask, ask_edited
+from .metrics import answer_probability, ask_scaled
 from .models import LanguageModel, Neuron
 from .planting import Inseparable, plant_fact
 from .prompts import ask_for, batches
@@ -109,17 +108,19 @@ def leaderboard(
         P(answer) on the held-out prompts untouched and with the method's k neurons suppressed; seconds per prompt.
     """
     prompts, answers = one_prompt_each(facts), [fact.answer for fact in facts]
-    before, tables = ask(lm, facts).probability, []
-    for name, method in tqdm(methods.items(), desc="Leaderboard", unit="method"):
+    found, changes, tables = [], [], []
+    for method in tqdm(methods.values(), desc="Leaderboard", unit="method"):
         start = time.perf_counter()
         scores = method(lm, prompts, answers)
         seconds = (time.perf_counter() - start) / len(prompts)
-        flat = scores.flatten(1).topk(k).indices.tolist()
-        chosen = [{Neuron(*divmod(i, lm.n_neurons)) for i in own} for own in flat]
-        after = ask_edited(lm, facts, [suppress(lm, neurons) for neurons in chosen]).probability
+        highest = scores.flatten(1).topk(k).indices.tolist()
+        changes.append(([{Neuron(*divmod(i, lm.n_neurons)) for i in own} for own in highest], 0.0))
+        found.append((scores, seconds))
+    before, *after = (table.probability for table in ask_scaled(lm, facts, changes))
+    for name, (scores, seconds), p in zip(methods, found, after, strict=True):
         for key_name, key in keys.items():
             about = {"method": name, "key": key_name, "fact": range(len(facts)), "seconds": seconds}
-            tables.append(agreement(scores, key, k).assign(**about, before=before, after=after))
+            tables.append(agreement(scores, key, k).assign(**about, before=before, after=p))
     return pd.concat(tables, ignore_index=True)
 
 

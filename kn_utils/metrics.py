@@ -1,7 +1,6 @@
 """What a model answers, how an edit changes it, and how sure we can be."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,9 +11,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
+from .editing import factors_of
 from .facts import Fact
 from .forward import answer_logits, log_odds, remember, scaled_logits
-from .models import LanguageModel
+from .models import LanguageModel, Neuron
 from .prompts import Asked, ask_for, batches, different, open_questions
 
 MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
@@ -68,18 +68,49 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
         log_odds (natural), rank (1 is first) and top1, which is 1 where the answer comes first. Of an answer of
         several tokens the probability is the product, and the rank that of its worst token.
     """
-    if len(facts) == 0:
-        raise ValueError("facts is empty: pass at least one fact")
-    prompts = [fact.heldout_prompts if heldout else fact.prompts for fact in facts]
-    for fact, own in zip(facts, prompts, strict=True):
-        if not own:
-            raise ValueError(f"fact {fact.subject!r} has no held-out prompts: give it some, or pass heldout=False")
-    owner, flat, answers = zip(
-        *((i, prompt, fact.answer) for i, fact in enumerate(facts) for prompt in prompts[i]), strict=True
-    )
-    means = ask_prompts(lm, flat, answers).groupby(list(owner)).mean()
-    about = pd.DataFrame([(fact.subject, fact.relation, fact.answer) for fact in facts])
-    return pd.concat([about.set_axis(["subject", "relation", "answer"], axis=1), means], axis=1)
+    owner, prompts, answers = _prompts_of(facts, heldout)
+    return _by_fact(facts, owner, ask_prompts(lm, prompts, answers))
+
+
+@torch.no_grad()
+def ask_scaled(
+    lm: LanguageModel,
+    facts: Sequence[Fact],
+    changes: Sequence[tuple[Iterable[Iterable[Neuron]], float]],
+    heldout: bool = True,
+) -> list[pd.DataFrame]:
+    """`ask` each fact as it is, and once for each change: with its own neurons' activations multiplied (section 4.3).
+
+    It is asked within `suppress` or `amplify`, but prompts of many facts run together.
+
+    >>> before, suppressed, amplified = ask_scaled(lm, facts, [(neurons, 0.0), (neurons, 2.0)])
+
+    Args:
+        changes: neurons, a set for each fact, and the factor.
+
+    Returns:
+        1 + changes tables.
+    """
+    if not changes:
+        raise ValueError("changes is empty: pass at least one (neurons, factor), or call ask()")
+    changes = [(list(neurons), factor) for neurons, factor in changes]
+    for neurons, _ in changes:
+        if len(neurons) != len(facts):
+            raise ValueError(f"there are {len(neurons)} sets of neurons for {len(facts)} facts: pass one for each fact")
+    owner, prompts, answers = _prompts_of(facts, heldout)
+    asked = ask_for(lm, prompts, answers)
+    shape = (1 + len(changes), len(asked.questions))
+    odds, rank = (torch.empty(shape, device=lm.device, dtype=lm.dtype) for _ in range(2))
+    with tqdm(total=len(asked.questions), desc="Editing", unit="prompt", leave=None, delay=1) as progress:
+        for rows, inputs, position in batches(lm, asked.questions, 1 + len(changes)):
+            some, which = torch.tensor(owner, device=lm.device)[asked.prompt[rows]].unique(return_inverse=True)
+            sets = [([neurons[i] for i in some.tolist()], factor) for neurons, factor in changes]
+            factors = torch.stack([factors_of(lm, *change) for change in sets])  # (changes, facts, layers, neurons)
+            past = remember(lm, inputs, position)
+            for i, logits in enumerate([past.logits, *scaled_logits(lm, past, factors[:, which])]):
+                odds[i, rows], rank[i, rows] = _odds_and_rank(logits, asked.targets[rows])
+            progress.update(len(rows))
+    return [_by_fact(facts, owner, _measures(*both, asked)) for both in zip(odds, rank, strict=True)]
 
 
 @torch.no_grad()
@@ -99,30 +130,23 @@ def ask_prompts(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequen
     return _measures(odds, rank, asked)
 
 
-@torch.no_grad()
-def ask_scaled(
-    lm: LanguageModel,
-    prompts: Sequence[str],
-    answers: str | Sequence[str],
-    factors: Callable[[Tensor], Tensor],
-    n_copies: int,
-) -> list[pd.DataFrame]:
-    """`ask_prompts` of the untouched model, and of copies whose activations at the mask are multiplied.
+def _prompts_of(facts: Sequence[Fact], heldout: bool) -> tuple[list[int], list[str], list[str]]:
+    """All prompts: to which fact each belongs, its text, and its answer."""
+    if len(facts) == 0:
+        raise ValueError("facts is empty: pass at least one fact")
+    prompts = [fact.heldout_prompts if heldout else fact.prompts for fact in facts]
+    for fact, own in zip(facts, prompts, strict=True):
+        if not own:
+            raise ValueError(f"fact {fact.subject!r} has no held-out prompts: give it some, or pass heldout=False")
+    rows = [(i, prompt, fact.answer) for i, fact in enumerate(facts) for prompt in prompts[i]]
+    return tuple(map(list, zip(*rows, strict=True)))
 
-    Args:
-        factors: given which prompts a batch holds, (some,), returns (copies, some, layers, neurons).
 
-    Returns:
-        1 + copies tables.
-    """
-    asked = ask_for(lm, prompts, answers)
-    shape = (1 + n_copies, len(asked.questions))
-    odds, rank = (torch.empty(shape, device=lm.device, dtype=lm.dtype) for _ in range(2))
-    for rows, inputs, position in batches(lm, asked.questions, n_copies):
-        past, target = remember(lm, inputs, position), asked.targets[rows]
-        for i, logits in enumerate([past.logits, *scaled_logits(lm, past, factors(asked.prompt[rows]))]):
-            odds[i, rows], rank[i, rows] = _odds_and_rank(logits, target)
-    return [_measures(*both, asked) for both in zip(odds, rank, strict=True)]
+def _by_fact(facts: Sequence[Fact], owner: list[int], measured: pd.DataFrame) -> pd.DataFrame:
+    """What `ask` returns, from one row per prompt."""
+    about = pd.DataFrame([(fact.subject, fact.relation, fact.answer) for fact in facts])
+    about.columns = ["subject", "relation", "answer"]
+    return pd.concat([about, measured.groupby(owner).mean()], axis=1)
 
 
 def _odds_and_rank(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,20 +169,6 @@ def _over_tokens(odds: Tensor, rank: Tensor, prompt: Tensor) -> tuple[Tensor, Te
     log_p = odds.new_zeros(n_prompts).index_add_(0, prompt, logsigmoid(odds))
     worst = rank.new_zeros(n_prompts).scatter_reduce_(0, prompt, rank, "amax")
     return log_p - torch.log(-torch.expm1(log_p)), worst
-
-
-def ask_edited(
-    lm: LanguageModel, facts: Sequence[Fact], edits: Iterable[AbstractContextManager], heldout: bool = True
-) -> pd.DataFrame:
-    """`ask` each fact inside its own edit.
-
-    >>> after = ask_edited(lm, facts, [suppress(lm, neurons) for neurons in neurons_per_fact])
-    """
-    tables = []
-    for fact, edit in zip(tqdm(facts, desc="Editing", unit="fact"), edits, strict=True):
-        with edit:
-            tables.append(ask(lm, [fact], heldout))
-    return pd.concat(tables, ignore_index=True)
 
 
 def perplexity(log_probability: Sequence[float]) -> float:

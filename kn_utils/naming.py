@@ -15,9 +15,8 @@ from scipy.linalg import orth
 from torch import Tensor
 
 from .attribution import ffn_activations
-from .editing import suppress
 from .facts import Fact
-from .metrics import ask
+from .metrics import ask_scaled
 from .models import LanguageModel, Neuron
 
 FACTORS = ("relation", "answer", "subject", "fact", "template")  # each beyond those before it
@@ -172,14 +171,16 @@ def ask_relatives(
     """
     asked = [(group, other) for group, own in {"own fact": [fact], **groups}.items() for other in own]
     group, facts = zip(*asked, strict=True)
-    before, tables = ask(lm, facts).probability, []
-    for name, neurons in sets.items():
-        if neurons:
-            with suppress(lm, neurons):
-                after = ask(lm, facts).probability
-            columns = {"name": name, "n": len(neurons), "group": group, "before": before, "after": after}
-            tables.append(pd.DataFrame(columns).groupby(["name", "n", "group"], sort=False, as_index=False).mean())
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    named = {name: neurons for name, neurons in sets.items() if neurons}
+    if not named:
+        return pd.DataFrame()
+    changes = [([neurons] * len(facts), 0.0) for neurons in named.values()]
+    before, *after = (table.probability for table in ask_scaled(lm, facts, changes))
+    tables = []
+    for (name, neurons), p in zip(named.items(), after, strict=True):
+        columns = {"name": name, "n": len(neurons), "group": group, "before": before, "after": p}
+        tables.append(pd.DataFrame(columns).groupby(["name", "n", "group"], sort=False, as_index=False).mean())
+    return pd.concat(tables, ignore_index=True)
 
 
 def _levels(table: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, np.ndarray]:

@@ -312,12 +312,11 @@ def test_answers_of_several_tokens(lm):
     table = kn.metrics.ask_prompts(lm, PROMPTS[:1], LONG)
     assert table.log_probability[0] == pytest.approx(sum(log_p), rel=1e-9)
     assert table.probability[0] == pytest.approx(torch.tensor(log_p).double().sum().exp().item(), rel=1e-6)
-    factors = torch.ones(1, 1, lm.n_layers, lm.n_neurons)
-    factors[:, :, 1, :5] = 0
-    untouched, scaled = kn.metrics.ask_scaled(lm, PROMPTS[:1], LONG, lambda rows: factors.repeat(1, len(rows), 1, 1), 1)
-    with kn.suppress(lm, [kn.Neuron(1, i) for i in range(5)]):
-        suppressed = kn.metrics.ask_prompts(lm, PROMPTS[:1], LONG)
-    pd.testing.assert_frame_equal(untouched, table)
+    fact, neurons = kn.Fact("Ireland", "P36", LONG, tuple(PROMPTS[:1])), [kn.Neuron(1, i) for i in range(5)]
+    untouched, scaled = kn.ask_scaled(lm, [fact], [([neurons], 0.0)], heldout=False)
+    with kn.suppress(lm, neurons):
+        suppressed = kn.ask(lm, [fact], heldout=False)
+    pd.testing.assert_frame_equal(untouched, kn.ask(lm, [fact], heldout=False))
     pd.testing.assert_frame_equal(scaled, suppressed)
 
     options = dict(measure="log_probability", rule="midpoint", n_steps=300, exact_steps=True)

@@ -9,6 +9,7 @@ from transformers import ElectraConfig, ElectraForMaskedLM
 
 import kn_utils as kn
 from kn_utils import Neuron
+from kn_utils.editing import factors_of
 
 NEURONS = [Neuron(0, 3), Neuron(1, 0), Neuron(1, 17), Neuron(2, 39)]
 OLD, NEW = "Dublin", "Paris"
@@ -223,10 +224,8 @@ def test_update_makes_the_new_answer_likelier(lab, lab_sample):
 def test_suppression_takes_more_than_random_neurons_do(lab, lab_sample):
     facts, neurons = lab_sample
     random = [kn.random_neurons(own, lab.n_neurons, seed=i) for i, own in enumerate(neurons)]
-    before, after, control = (
-        kn.ask_edited(lab, facts, [kn.suppress(lab, own) for own in sets]).probability.mean()
-        for sets in ([[]] * len(facts), neurons, random)
-    )
+    tables = kn.ask_scaled(lab, facts, [(neurons, 0.0), (random, 0.0)])
+    before, after, control = (table.probability.mean() for table in tables)
     assert after < 0.9 * before
     assert abs(control - before) < 0.25 * (before - after)
 
@@ -252,3 +251,10 @@ def test_update_needs_embeddings_as_wide_as_slots():
     lm = tiny_model(ElectraForMaskedLM, ElectraConfig, embedding_size=16)
     with one_line_error(ValueError, "16", "24", "no update"), kn.update_fact(lm, NEURONS, OLD, NEW):
         pytest.fail("the edit began")
+
+
+def test_each_set_has_its_own_factors(tiny):
+    factors = factors_of(tiny, [{kn.Neuron(0, 1)}, set(), [kn.Neuron(2, 5), kn.Neuron(1, 0)]], 3.0)
+    assert (factors != 1).nonzero().tolist() == [[0, 0, 1], [2, 1, 0], [2, 2, 5]]
+    assert factors.unique().tolist() == [1, 3]
+    assert (factors_of(tiny, [set()], 3.0) == 1).all()

@@ -137,10 +137,3 @@ def test_erased_as_the_library_erases(lm, neurons):
     assert found.fact.tolist() == measured
     assert found.log_probability.tolist() == pytest.approx(expected.tolist())
     assert not math.isclose(found.log_probability.iloc[0], table.log_probability[0])
-
-
-def test_each_prompt_has_its_own_factors(lm):
-    factors = experiments._factors(lm, [{Neuron(0, 1)}, set(), {Neuron(2, 5), Neuron(1, 0)}], 3.0)
-    assert (factors != 1).nonzero().tolist() == [[0, 0, 1], [2, 1, 0], [2, 2, 5]]
-    assert factors.unique().tolist() == [1, 3]
-    assert (experiments._factors(lm, [set()], 3.0) == 1).all()

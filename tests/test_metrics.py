@@ -3,13 +3,14 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
 from kn_utils import forward
-from kn_utils.metrics import ask_prompts, ask_scaled
+from kn_utils.metrics import ask_prompts
 
 FACTS = [
     kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),
@@ -50,18 +51,6 @@ def test_a_prompt_is_read_once_for_all_its_answers(tiny):
     assert table.probability.tolist() == pytest.approx(expected.tolist(), abs=1e-6)
 
 
-def test_scaled_copies_are_asked_as_if_each_were_edited(tiny):
-    answers = ["Dublin", "Paris", "river", "Dublin", "big"]
-    factors = torch.ones(3, len(PROMPTS), tiny.n_layers, tiny.n_neurons)
-    factors[1, :, 0, :5], factors[2, :, -1, 5:] = 0, 2
-    tables = ask_scaled(tiny, PROMPTS, answers, lambda rows: factors[:, rows], 3)
-    assert len(tables) == 4
-    for table, own in zip(tables, [factors[0], *factors], strict=True):
-        with kn.edit_activations(tiny, lambda layer, w, own=own: w * own[0, layer]):
-            expected = ask_prompts(tiny, PROMPTS, answers)
-        np.testing.assert_allclose(table, expected, rtol=1e-4)
-
-
 def test_top_answers(tiny):
     words = list(tiny.tokenizer.get_vocab())
     by_word = {word: plain_probability(tiny, PROMPTS[0], word).item() for word in words}
@@ -95,19 +84,27 @@ def test_top1_counts_the_prompts_answered_first(tiny):
     assert kn.ask(tiny, [kn.Fact("Ireland", "P36", word, prompts)], heldout=False).top1[0] == right / 2 > 0
 
 
-def test_ask_edited_puts_each_fact_into_its_own_edit(tiny):
-    sets = [[kn.Neuron(0, 1)], [], [kn.Neuron(2, 3), kn.Neuron(1, 1)]]
-    table = kn.ask_edited(tiny, FACTS, [kn.suppress(tiny, neurons) for neurons in sets])
-    for fact, neurons, p in zip(FACTS, sets, table.probability, strict=True):
-        with kn.suppress(tiny, neurons):
-            expected = kn.answer_probability(tiny, fact.heldout_prompts, fact.answer).mean().item()
-        assert p == pytest.approx(expected, abs=1e-6)
-    assert list(table.index) == [0, 1, 2]
+@pytest.mark.parametrize("batch", [1, 5, 512])
+def test_ask_scaled_changes_each_facts_own_neurons(tiny, batch, monkeypatch):
+    monkeypatch.setattr("kn_utils.prompts.ROWS", batch)
+    sets = [[kn.Neuron(0, 1)], [], {kn.Neuron(2, 3), kn.Neuron(1, 1)}]
+    for heldout in (True, False):
+        untouched, *tables = kn.ask_scaled(tiny, FACTS, [(sets, 0.0), (sets[::-1], 3.0)], heldout)
+        pd.testing.assert_frame_equal(untouched, kn.ask(tiny, FACTS, heldout))
+        for table, neurons, factor in zip(tables, (sets, sets[::-1]), (0, 3), strict=True):
+            for i, (fact, own) in enumerate(zip(FACTS, neurons, strict=True)):
+                with kn.amplify(tiny, own, factor):
+                    expected = kn.ask(tiny, [fact], heldout)
+                pd.testing.assert_frame_equal(table[i : i + 1].reset_index(drop=True), expected, rtol=1e-4)
 
 
-def test_ask_edited_needs_an_edit_for_each_fact(tiny):
-    with one_line_error(ValueError, "shorter"):
-        kn.ask_edited(tiny, FACTS, [kn.suppress(tiny, [])])
+def test_ask_scaled_names_what_it_needs(tiny):
+    with one_line_error(ValueError, "1 sets of neurons for 3 facts", "one for each fact"):
+        kn.ask_scaled(tiny, FACTS, [([[]], 0.0)])
+    with one_line_error(ValueError, "changes is empty", "ask()"):
+        kn.ask_scaled(tiny, FACTS, [])
+    with one_line_error(ValueError, "Neuron(layer=9, index=0)", "outside the model"):
+        kn.ask_scaled(tiny, FACTS, [([[kn.Neuron(9, 0)]] * 3, 0.0)])
 
 
 def test_ask_without_heldout_prompts(tiny):

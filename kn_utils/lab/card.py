@@ -4,9 +4,8 @@ import hashlib
 from pathlib import Path
 
 from ..attribution import ffn_activations, knowledge_attributions
-from ..editing import suppress
 from ..facts import Fact
-from ..metrics import ask, ask_edited, mean_interval, relative_change
+from ..metrics import ask, ask_scaled, mean_interval, relative_change
 from ..models import LAB_FOLDER, LAB_MODELS, LanguageModel
 from ..prompts import askable
 from ..refinement import random_neurons, refine_neurons, top_neurons
@@ -24,11 +23,9 @@ def figures(lm: LanguageModel, facts: list[Fact], sample: list[Fact]) -> dict:
     knowledge = [refine_neurons(scores) for scores in knowledge_attributions(lm, sample)]
     baseline = [top_neurons(ffn_activations(lm, f.prompts), len(k)) for f, k in zip(sample, knowledge, strict=True)]
     random = [random_neurons(k, lm.n_neurons, seed=i) for i, k in enumerate(knowledge)]
-    before = ask(lm, sample).probability
-    effects = {}
-    for name, neurons in {"knowledge": knowledge, "baseline": baseline, "random": random}.items():
-        after = ask_edited(lm, sample, [suppress(lm, n) for n in neurons]).probability
-        effects[name] = relative_change(before, after)
+    sets = {"knowledge": knowledge, "baseline": baseline, "random": random}
+    before, *after = (table.probability for table in ask_scaled(lm, sample, [(own, 0.0) for own in sets.values()]))
+    effects = {name: relative_change(before, p) for name, p in zip(sets, after, strict=True)}
     return {
         "facts": len(facts),
         "heldout_prompts": sum(len(fact.heldout_prompts) for fact in facts),

@@ -113,10 +113,10 @@ def scale(lm, facts, neurons):
 @pytest.mark.parametrize("way, call", [("reference", scale_plainly), ("kn_utils", scale)])
 def test_suppression_and_amplification(benchmark, found, name, way, call):
     benchmark.group, lm = f"scaled, {name}", kn.load_model(name, device="cpu")
-    facts = kn.askable(lm, kn.load_facts("lab"))[::140]
+    facts = kn.askable(lm, kn.load_facts("lab"))[::40]
     neurons = refine(facts, find_coarse(lm, facts), lm.n_neurons)
     asked, ways = (facts, neurons), found.setdefault(f"scaled {name}", {})
-    compare(benchmark, ways, lm, way, call, asked, rounds=3, tolerance=1e-5)
+    compare(benchmark, ways, lm, way, call, asked, rounds=1, tolerance=1e-5)
     n_prompts = sum(len(fact.prompts) + len(fact.heldout_prompts) for fact in facts)
     benchmark.extra_info.update(facts=len(facts), prompts=n_prompts, changes=len(FACTORS) * len(KINDS))
 
