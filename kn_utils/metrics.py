@@ -81,7 +81,8 @@ def ask_scaled(
 ) -> list[pd.DataFrame]:
     """`ask` each fact as it is, and once for each change: with its own neurons' activations multiplied (section 4.3).
 
-    It is asked within `suppress` or `amplify`, but prompts of many facts run together.
+    The answers are those within `suppress` or `amplify`, but prompts of many facts run together, and share what lies
+    below the neurons.
 
     >>> before, suppressed, amplified = ask_scaled(lm, facts, [(neurons, 0.0), (neurons, 2.0)])
 
