@@ -36,7 +36,7 @@ def bert_folder(pararel_file, tmp_path_factory):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_on_pararel_and_another_bert(notebook, bert_folder, pararel_file, tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
-    parameters = {"MODEL": str(bert_folder), "FACTS": str(pararel_file), "N_FACTS": 17, "SEED": 0}
+    parameters = {"MODEL": str(bert_folder), "FACTS": str(pararel_file), "N_FACTS": 12, "SEED": 0}
     executed = papermill.execute_notebook(
         notebook, tmp_path / notebook.name, parameters, kernel_name="python3", cwd=notebook.parent, progress_bar=False
     )
