@@ -3,10 +3,12 @@
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
+import kn_utils as kn
 from kn_utils.models import wrap_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -84,6 +86,15 @@ def plain_probability(lm, prompt, answer, copies=1):
     position = inputs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
     logits = lm.model(**inputs).logits[:, position]
     return logits.softmax(-1)[:, lm.tokenizer.convert_tokens_to_ids(answer)]
+
+
+def asked_within(lm, facts, edits):
+    """`ask` each fact within its own edit, one after another."""
+    tables = []
+    for fact, edit in zip(facts, edits, strict=True):
+        with edit:
+            tables.append(kn.ask(lm, [fact]))
+    return pd.concat(tables, ignore_index=True)
 
 
 def snapshot(lm):

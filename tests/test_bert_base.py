@@ -1,9 +1,8 @@
 """`MODEL = "a folder"`, `FACTS = "a ParaRel file"`: the notebooks' path to real BERT, on a random twelve-layer one."""
 
-import pandas as pd
 import pytest
 import torch
-from common import assert_unchanged, snapshot
+from common import asked_within, assert_unchanged, snapshot
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 import kn_utils as kn
@@ -52,15 +51,6 @@ def test_facts_can_be_asked(lm, facts):
 def test_neurons_are_found(neurons):
     assert all(neurons)
     assert all(0 <= neuron.layer < 12 and 0 <= neuron.index < 96 for own in neurons for neuron in own)
-
-
-def asked_within(lm, facts, edits):
-    """Each fact asked within its own edit."""
-    tables = []
-    for fact, edit in zip(facts, edits, strict=True):
-        with edit:
-            tables.append(kn.ask(lm, [fact]))
-    return pd.concat(tables, ignore_index=True)
 
 
 @pytest.mark.parametrize("kind", ["suppress", "amplify", "update", "erase"])

@@ -4,7 +4,16 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from common import PROMPTS, assert_unchanged, hooked, one_line_error, plain_probability, snapshot, tiny_model
+from common import (
+    PROMPTS,
+    asked_within,
+    assert_unchanged,
+    hooked,
+    one_line_error,
+    plain_probability,
+    snapshot,
+    tiny_model,
+)
 from transformers import ElectraConfig, ElectraForMaskedLM
 
 import kn_utils as kn
@@ -224,8 +233,10 @@ def test_update_makes_the_new_answer_likelier(lab, lab_sample):
 def test_suppression_takes_more_than_random_neurons_do(lab, lab_sample):
     facts, neurons = lab_sample
     random = [kn.random_neurons(own, lab.n_neurons, seed=i) for i, own in enumerate(neurons)]
-    tables = kn.ask_scaled(lab, facts, [(neurons, 0.0), (random, 0.0)])
-    before, after, control = (table.probability.mean() for table in tables)
+    before, after, control = (
+        asked_within(lab, facts, [kn.suppress(lab, own) for own in sets]).probability.mean()
+        for sets in ([[]] * len(facts), neurons, random)
+    )
     assert after < 0.9 * before
     assert abs(control - before) < 0.25 * (before - after)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from common import one_line_error, tiny_config, tiny_tokenizer
+from common import asked_within, one_line_error, tiny_config, tiny_tokenizer
 from transformers import BertForMaskedLM
 
 import kn_utils as kn
@@ -76,7 +76,7 @@ def test_effects_are_those_of_the_library(finished, lab):
     _, results = finished
     facts = kn.load_facts("lab", relations=["P36", "P19"], n_facts=N_FACTS)
     rows = results.effects.query("prompts == 'heldout' and operation == 'suppress' and kind == 'knowledge'")
-    _, after = kn.ask_scaled(lab, facts, [(results.facts.knowledge, 0.0)])
+    after = asked_within(lab, facts, [kn.suppress(lab, neurons) for neurons in results.facts.knowledge])
     assert rows.probability.tolist() == pytest.approx(after.probability.tolist(), abs=1e-5)
     assert rows.fact.tolist() == list(range(N_FACTS))
 
