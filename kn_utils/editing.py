@@ -1,18 +1,23 @@
 """Change what a model says through a few neurons: context managers that leave no trace (sections 4 and 5)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
+from .checks import finite, neuron_set, neuron_sets
 from .forward import edit_activations
 from .models import LanguageModel, Neuron
+from .weights import Change, changed_weights
 
 
 @contextmanager
 def suppress(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[None]:
     """Set the neurons' activations at the mask to 0 (section 4.3).
+
+    Args:
+        neurons: any (layer, index) pairs of this model; each counts once.
 
     >>> with suppress(lm, neurons):
     ...     answer_probability(lm, fact.heldout_prompts, fact.answer)
@@ -23,18 +28,27 @@ def suppress(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[None]:
 
 @contextmanager
 def amplify(lm: LanguageModel, neurons: Iterable[Neuron], factor: float = 2.0) -> Iterator[None]:
-    """Multiply the neurons' activations at the mask by `factor` (section 4.3)."""
+    """Multiply the neurons' activations at the mask by `factor` (section 4.3).
+
+    Args:
+        neurons: as for `suppress`.
+
+    Raises:
+        ValueError: a neuron outside the model, or a factor that is not finite.
+        TypeError: what is no list of (layer, index) pairs.
+    """
     (factors,) = factors_of(lm, [neurons], factor)
     with edit_activations(lm, lambda layer, w: w * factors[layer]):
         yield
 
 
-def factors_of(lm: LanguageModel, sets: Sequence[Iterable[Neuron]], factor: float) -> Tensor:
+def factors_of(lm: LanguageModel, sets: Iterable[Iterable[Neuron]], factor: float) -> Tensor:
     """`factor` for each set's neurons, 1 for all others.  # (sets, layers, neurons)"""
-    where = [(i, *neuron) for i, neurons in enumerate(sets) for neuron in _checked(lm, neurons)]
+    sets, factor = neuron_sets(lm, sets), finite("factor", factor)
+    where = [(i, *neuron) for i, neurons in enumerate(sets) for neuron in neurons]
     factors = torch.ones(len(sets), lm.n_layers, lm.n_neurons)
     if where:
-        factors[tuple(zip(*where, strict=True))] = factor
+        factors[tuple(zip(*where, strict=True))] = torch.tensor(factor, dtype=torch.float64).to(factors)
     return factors.to(lm.device, lm.dtype)
 
 
@@ -67,45 +81,34 @@ def update_fact(
         rescale: first scale each embedding to the slot's own norm, as the released code does and the formula does not.
 
     Raises:
-        ValueError: an answer that is not one token, a neuron outside the model, or a model that has no update.
+        ValueError: an answer that is not one token, a neuron outside the model, a lambda or a new value slot that is
+            not finite, or a model that has no update.
+        RuntimeError: another thread is editing the model, or edits are left in another order than nested ones.
     """
     check_update(lm)
+    lambda_old, lambda_new = finite("lambda_old", lambda_old), finite("lambda_new", lambda_new)
     e_old, e_new = lm.embedding(old), lm.embedding(new)  # (hidden,)
 
     def updated(slot: Tensor) -> Tensor:
         scale_old, scale_new = (slot.norm() / e.norm() if rescale else 1.0 for e in (e_old, e_new))
         return slot - lambda_old * scale_old * e_old + lambda_new * scale_new * e_new
 
-    with _edit_value_slots(lm, neurons, updated):
+    with changed_weights(lm.model, _changed_slots(lm, neurons, updated)):
         yield
 
 
 @contextmanager
 def erase_relation(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[None]:
     """Set the neurons' value slots to 0; with a relation's 20 most frequent knowledge neurons (section 5.2)."""
-    with _edit_value_slots(lm, neurons, torch.zeros_like):
+    with changed_weights(lm.model, _changed_slots(lm, neurons, torch.zeros_like)):
         yield
 
 
-@contextmanager
-def _edit_value_slots(lm, neurons, edit) -> Iterator[None]:
-    """Replace each neuron's value slot by edit(slot); put the saved copies back at the end, whatever happens."""
-    neurons = _checked(lm, neurons)
-    saved = {neuron: lm.value_slot(neuron).clone() for neuron in neurons}
-    try:
-        with torch.no_grad():
-            for neuron, slot in saved.items():
-                lm.value_slot(neuron).copy_(edit(slot))
-        yield
-    finally:
-        with torch.no_grad():
-            for neuron, slot in saved.items():
-                lm.value_slot(neuron).copy_(slot)
-
-
-def _checked(lm: LanguageModel, neurons: Iterable[Neuron]) -> list[Neuron]:
-    neurons, n_layers, n_neurons = [Neuron(*neuron) for neuron in neurons], lm.n_layers, lm.n_neurons
-    for neuron in neurons:
-        if not (0 <= neuron.layer < n_layers and 0 <= neuron.index < n_neurons):
-            raise ValueError(f"{neuron} is outside the model: layers are 0..{n_layers - 1}, indices 0..{n_neurons - 1}")
-    return neurons
+@torch.no_grad()
+def _changed_slots(lm: LanguageModel, neurons: Iterable[Neuron], edit: Callable[[Tensor], Tensor]) -> list[Change]:
+    """Each neuron's value slot replaced by edit(slot)."""
+    changes = []
+    for layer, index in neuron_set(lm, neurons):
+        slots = lm.value_slots(layer)  # (hidden, neurons)
+        changes.append(Change(slots, (slice(None), index), edit(slots[:, index])))
+    return changes

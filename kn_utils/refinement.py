@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from .checks import count, finite, fraction, integer, neuron_set, scores_3d
 from .models import Neuron
 
 
@@ -18,8 +19,11 @@ def coarse_neurons(scores: Tensor, threshold: float = 0.2) -> Tensor:
 
     Returns:
         bool (prompts, layers, neurons).
+
+    Raises:
+        ValueError: scores of another shape, of no prompts, or with NaN or infinity; a threshold outside (0, 1].
     """
-    _check_share("threshold", threshold)
+    threshold, scores = fraction("threshold", threshold), scores_3d(scores)
     highest = scores.flatten(1).max(1).values[:, None, None]  # (prompts, 1, 1)
     return (scores >= threshold * highest) & (scores > 0)
 
@@ -41,7 +45,11 @@ def refine_neurons(scores: Tensor, threshold: float = 0.2, share: float = 0.7, m
         scores: (prompts, layers, neurons) of one fact.
         share: p in (0, 1].
         min_prompts: 3 in the released code; the paper names none.
+
+    Raises:
+        ValueError: fewer prompts than `min_prompts`, a share outside (0, 1], and what `coarse_neurons` raises.
     """
+    scores, min_prompts = scores_3d(scores), count("min_prompts", min_prompts, least=0)
     if len(scores) < min_prompts:
         raise ValueError(f"scores hold {len(scores)} prompts, min_prompts is {min_prompts}: add prompts or lower it")
     return shared_neurons(coarse_counts(scores, threshold), len(scores), share, min_prompts)
@@ -49,9 +57,9 @@ def refine_neurons(scores: Tensor, threshold: float = 0.2, share: float = 0.7, m
 
 def shared_neurons(counts: Counter[Neuron], n_prompts: int, share: float = 0.7, min_prompts: int = 3) -> set[Neuron]:
     """`refine_neurons` from the `coarse_counts` of a fact with `n_prompts` prompts."""
-    _check_share("share", share)
-    needed = max(share * n_prompts - 1e-6, min_prompts)  # 0.55 * 20 is 11.000000000000002
-    return {neuron for neuron, count in counts.items() if count >= needed}
+    share, n_prompts = fraction("share", share), count("n_prompts", n_prompts)
+    needed = max(share * n_prompts - 1e-6, count("min_prompts", min_prompts, least=0))  # 0.55 * 20 > 11
+    return {neuron for neuron, found in counts.items() if found >= needed}
 
 
 def choose_share(
@@ -67,10 +75,14 @@ def choose_share(
 
     Args:
         scores_per_fact: for each fact of the relation, (prompts, layers, neurons).
+
+    Raises:
+        ValueError: no facts, `low` above `high`, and what `coarse_neurons` raises.
     """
-    if len(scores_per_fact) == 0:
+    facts = [scores_3d(scores, f"scores_per_fact[{i}]") for i, scores in enumerate(scores_per_fact)]
+    if not facts:
         raise ValueError("scores_per_fact is empty: pass the scores of at least one fact")
-    counts = [(coarse_counts(scores, threshold), len(scores), 3) for scores in scores_per_fact]
+    counts = [(coarse_counts(scores, threshold), len(scores), 3) for scores in facts]
     return share_from_counts(counts, start, step, low, high)
 
 
@@ -82,6 +94,12 @@ def share_from_counts(
     high: float = 5,
 ) -> float:
     """`choose_share` from each fact's (coarse_counts, number of prompts, min_prompts)."""
+    share, step = fraction("share", start), finite("step", step, least=0)
+    low, high = finite("low", low), finite("high", high)
+    if low > high:
+        raise ValueError(f"low is {low:g}, high is {high:g}: pass low <= high")
+    if len(counts_per_fact) == 0:
+        raise ValueError("counts_per_fact is empty: pass the counts of at least one fact")
 
     def mean_number(share):
         return sum(len(shared_neurons(c, n, share, least)) for c, n, least in counts_per_fact) / len(counts_per_fact)
@@ -89,7 +107,6 @@ def share_from_counts(
     def distance(share):  # outside [low, high], 0 within
         return max(low - mean_number(share), mean_number(share) - high, 0)
 
-    share = start
     for _ in range(6):
         number = mean_number(share)
         moved = round(share + (step if number > high else -step if number < low else 0), 6)
@@ -100,23 +117,37 @@ def share_from_counts(
 
 
 def top_neurons(scores: Tensor, k: int) -> set[Neuron]:
-    """The k neurons with the highest mean score over the prompts, (prompts, layers, neurons)."""
-    mean = scores.mean(0)  # (layers, neurons)
+    """The k neurons with the highest mean score over the prompts.
+
+    Args:
+        scores: (prompts, layers, neurons).
+        k: from 0 to as many as there are.
+
+    Raises:
+        ValueError: another k, or scores of another shape, of no prompts, or with NaN or infinity.
+    """
+    mean = scores_3d(scores).mean(0)  # (layers, neurons)
+    k = count("k", k, least=0, most=mean.numel())
     return {Neuron(i // mean.shape[1], i % mean.shape[1]) for i in mean.flatten().topk(k).indices.tolist()}
 
 
 def random_neurons(neurons: Iterable[Neuron], n_neurons: int, seed: int = 0) -> set[Neuron]:
-    """As many other neurons from the same layers, of `n_neurons` each: the random control."""
-    neurons = set(neurons)
-    generator = torch.Generator().manual_seed(seed)
+    """As many other neurons from the same layers: the random control.
+
+    Args:
+        n_neurons: of one layer.
+
+    Raises:
+        ValueError: a neuron outside the model, or a layer with too few others.
+    """
+    neurons = set(neuron_set((None, count("n_neurons", n_neurons)), neurons))
+    generator = torch.Generator().manual_seed(integer("seed", seed))
     drawn: set[Neuron] = set()
     for layer in sorted({neuron.layer for neuron in neurons}):
         wanted = sum(neuron.layer == layer for neuron in neurons)
+        if 2 * wanted > n_neurons:
+            others = n_neurons - wanted
+            raise ValueError(f"layer {layer} has {others} other neurons for {wanted}: pass at most {n_neurons // 2}")
         order = (Neuron(layer, i) for i in torch.randperm(n_neurons, generator=generator).tolist())
         drawn.update([neuron for neuron in order if neuron not in neurons][:wanted])
     return drawn
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name} is {value}: choose it in (0, 1]")
