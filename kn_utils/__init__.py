@@ -6,8 +6,9 @@ After Dai et al., Knowledge Neurons in Pretrained Transformers (ACL 2022).
 from .attribution import ffn_activations, knowledge_attribution, knowledge_attributions
 from .bingrel import load_prompts
 from .editing import amplify, erase_relation, suppress, update_fact
+from .engine import edit_activations
 from .facts import Fact, load_facts, relation_id, write_facts
-from .forward import edit_activations
+from .loading import load_model
 from .metrics import (
     Interval,
     answer_distribution,
@@ -19,7 +20,7 @@ from .metrics import (
     relative_change,
     top_answers,
 )
-from .models import LanguageModel, Neuron, load_model
+from .models import LanguageModel, Neuron
 from .naming import (
     ask_relatives,
     comparable_facts,

@@ -1,6 +1,6 @@
 """Knowledge attribution: how much each FFN neuron adds to the probability of a fact's answer (section 3.1)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
+from .checks import list_of, one_of
 from .facts import Fact
-from .forward import Pass, log_odds, remember, resume
+from .engine import Run, log_odds, rerun_from, run_with_cache
 from .models import LanguageModel, answer_ids
 from .prompts import Asked, ask_for, batches, different, n_rows, open_questions
 from .quadrature import Rule, integrals_between, nested_rules, riemann_points
@@ -26,7 +27,7 @@ ABLATED = 256  # neurons of a prompt, each switched off in its own copy, in one 
 class Path(NamedTuple):
     """From where to where the neurons move, and how the answer is measured on the way."""
 
-    baseline: Tensor  # (layers, neurons)
+    baseline: Tensor  # (n, layers, neurons), one per question
     measure: str
 
 
@@ -53,7 +54,7 @@ def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     questions, which = different(lm, open_questions(lm, prompts))
     activations = _empty(lm, len(questions), lm.n_layers, lm.n_neurons)
     for rows, inputs, position in batches(lm, questions):
-        activations[rows] = remember(lm, inputs, position).activations
+        activations[rows] = run_with_cache(lm, inputs, position).activations
     return activations if len(questions) == len(prompts) else activations[which]
 
 
@@ -83,7 +84,8 @@ def knowledge_attribution(
         n_steps: m, the points of the Riemann sum.
         rule: "left" takes k = 0..m-1 (released code), "right" k = 1..m (the paper's sum), "midpoint" k + 1/2;
             "gauss-legendre" is close to the true integral with few points.
-        baseline: "zero" (the paper), "mean" (each neuron's mean over these prompts), or a tensor (layers, neurons).
+        baseline: "zero" (the paper), "mean" (each neuron's mean over these prompts; `knowledge_attributions` takes it
+            over each fact's own), or a tensor (layers, neurons), or (prompts, layers, neurons) with one per prompt.
         measure: "probability" or "log_probability" (natural); only the latter for answers of several tokens.
         exact_steps: evaluate every point of a sum. By default a Radau rule with fewer nodes stands for it wherever
             that is right to 1e-5 of the highest score.
@@ -96,11 +98,11 @@ def knowledge_attribution(
         ValueError: an unknown rule, path, baseline or measure, n_steps below 1, a prompt that does not suit the model,
             an answer outside the vocabulary, or of several tokens if the measure is "probability".
     """
-    if path not in PATHS:
-        raise ValueError(f"path {path!r} is unknown: choose one of {PATHS}")
-    asked = ask_for(lm, prompts, answer)
-    check_measure(lm, [answer] if isinstance(answer, str) else answer, measure)
-    way = Path(_baseline(lm, prompts, baseline), measure)
+    one_of("path", path, PATHS)
+    prompts = prompts if isinstance(prompts, str) else list(prompts)
+    asked = ask_for(lm, prompts, answer if isinstance(answer, str) else list(answer))
+    check_measure(measure, asked, prompts)
+    way = Path(_baseline(lm, prompts, baseline)[asked.prompt], measure)
     points = riemann_points(rule, n_steps)
     if path == "neuron":
         scores = _ablation_effects(lm, asked, way)
@@ -112,29 +114,42 @@ def knowledge_attribution(
     return torch.zeros_like(scores[: len(prompts)]).index_add_(0, asked.prompt, scores)
 
 
-def check_measure(lm: LanguageModel, answers: Sequence[str], measure: str) -> None:
-    """Raise a ValueError if the measure is unknown, or is the probability of an answer of several tokens."""
-    if measure not in MEASURES:
-        raise ValueError(f"measure {measure!r} is unknown: choose one of {MEASURES}")
-    for answer in dict.fromkeys(answers) if measure == "probability" else ():
-        if len(answer_ids(lm, answer)) > 1:
-            raise ValueError(
-                f"answer {answer!r} takes several tokens: choose the measure 'log_probability', which sums over them"
-            )
+def check_measure(measure: str, asked: Asked, prompts: Sequence[str]) -> None:
+    """Raise a ValueError if the measure is unknown, or is the probability where an answer has several tokens."""
+    one_of("measure", measure, MEASURES)
+    if measure == "probability" and len(asked.questions) > len(prompts):
+        prompt = prompts[int((asked.prompt.bincount() > 1).nonzero()[0])]
+        raise ValueError(
+            f"the answer to {prompt!r} takes several tokens: choose the measure 'log_probability', which sums over them"
+        )
 
 
-def knowledge_attributions(lm: LanguageModel, facts: Sequence[Fact], **options) -> list[Tensor]:
-    """`knowledge_attribution` of each fact, with a progress bar.  # one (prompts, layers, neurons) per fact"""
-    facts, scores = list(facts), []
+def knowledge_attributions(lm: LanguageModel, facts: Iterable[Fact], **options) -> list[Tensor]:
+    """`knowledge_attribution` of each fact, with a progress bar.  # one (prompts, layers, neurons) per fact
+
+    A fact's scores do not depend on the facts beside it: baseline "mean" is each neuron's mean over the fact's own
+    prompts.
+    """
+    facts, scores, baseline = list_of("facts", facts, Fact), [], options.pop("baseline", "zero")
     with tqdm(total=len(facts), desc="Attribution", unit="fact") as progress:
         size = max(8, n_rows(lm, 12) // 8)  # so that the prompts of one length fill a pass
         for start in range(0, len(facts), size):
             group = facts[start : start + size]
+            sizes = [len(fact.prompts) for fact in group]
             prompts, answers = zip(*((prompt, fact.answer) for fact in group for prompt in fact.prompts), strict=True)
-            joint = knowledge_attribution(lm, prompts, answers, **options)
-            scores += joint.split([len(fact.prompts) for fact in group])
+            joint = knowledge_attribution(lm, prompts, answers, baseline=_by_fact(lm, group, baseline), **options)
+            scores += joint.split(sizes)
             progress.update(len(group))
     return scores
+
+
+def _by_fact(lm, facts: Sequence[Fact], baseline: str | Tensor) -> str | Tensor:
+    """The baseline of each of the facts' prompts, where it is a mean over the fact's own."""
+    if not isinstance(baseline, str) or baseline != "mean":
+        return baseline
+    sizes = [len(fact.prompts) for fact in facts]
+    activations = ffn_activations(lm, [prompt for fact in facts for prompt in fact.prompts]).split(sizes)
+    return torch.cat([own.mean(0, keepdim=True).expand_as(own) for own in activations])
 
 
 def _integrated_gradients(lm, asked: Asked, way: Path, rules: list[Rule]) -> Tensor:
@@ -144,11 +159,11 @@ def _integrated_gradients(lm, asked: Asked, way: Path, rules: list[Rule]) -> Ten
     """
     n_copies = max(1, int(rules[0].is_new.sum()) * (1 + lm.n_layers) // 2)  # later layers need less
     scores = _empty(lm, len(asked.questions), lm.n_layers, lm.n_neurons)
-    for rows, past, target in _passes(lm, asked, n_copies, slopes=not all(rule.is_new.all() for rule in rules)):
-        own, odds_at_w = _empty(lm, len(rows), lm.n_layers, lm.n_neurons), log_odds(past.logits, target)
-        lines = {layer: _line(lm, past, way, layer, odds_at_w) for layer in range(lm.n_layers)}
+    for rows, run, target in _runs(lm, asked, n_copies, slopes=not all(rule.is_new.all() for rule in rules)):
+        own, odds_at_w = _empty(lm, len(rows), lm.n_layers, lm.n_neurons), log_odds(run.logits, target)
+        lines = {layer: _line(lm, run, way.baseline[rows, layer], layer, odds_at_w) for layer in range(lm.n_layers)}
         for rule in rules:
-            lines = _evaluate(lm, past, target, lines, rule)
+            lines = _evaluate(lm, run, target, lines, rule)
             for layer, line in lines.items():
                 mean = _integral(line, rule, way.measure) @ lm.value_slots(layer)
                 own[line.prompts, layer] = line.from_baseline * mean
@@ -159,24 +174,24 @@ def _integrated_gradients(lm, asked: Asked, way: Path, rules: list[Rule]) -> Ten
     return scores
 
 
-def _line(lm, past: Pass, way: Path, layer: int, odds_at_w: Tensor) -> Line:
+def _line(lm, run: Run, baseline: Tensor, layer: int, odds_at_w: Tensor) -> Line:
     """A layer's path in all prompts of a pass, known at its end, w."""
-    prompts = torch.arange(len(past.position), device=lm.device)
-    from_baseline = past.activations[:, layer] - way.baseline[layer]
-    slopes_at_w = past.slopes[None, :, layer] if past.slopes is not None else past.written[:0]
+    prompts = torch.arange(len(run.position), device=lm.device)
+    from_baseline = run.activations[:, layer] - baseline
+    slopes_at_w = run.slopes[None, :, layer] if run.slopes is not None else run.written[:0]
     return Line(prompts, from_baseline, from_baseline @ lm.value_slots(layer).T, odds_at_w[None], slopes_at_w)
 
 
-def _evaluate(lm, past: Pass, target: Tensor, lines: dict[int, Line], rule: Rule) -> dict[int, Line]:
+def _evaluate(lm, run: Run, target: Tensor, lines: dict[int, Line], rule: Rule) -> dict[int, Line]:
     """The lines, known at all nodes of the rule."""
     new = rule.nodes[rule.is_new].to(lm.device, lm.dtype)[:, None, None]
     if not len(new) or not lines:
         return lines
     of = {layer: line.prompts for layer, line in lines.items()}
-    z = {layer: past.written[of[layer], layer] - (1 - new) * line.change for layer, line in lines.items()}
+    z = {layer: run.written[of[layer], layer] - (1 - new) * line.change for layer, line in lines.items()}
     found = {layer: [] for layer in lines}
-    for some in _that_fit(lm, past, z):
-        for layer, at_nodes in _odds_and_slopes(lm, past, target, some, of).items():
+    for some in _that_fit(lm, run, z):
+        for layer, at_nodes in _odds_and_slopes(lm, run, target, some, of).items():
             found[layer].append(at_nodes)
     known = {}
     for layer, line in lines.items():
@@ -185,25 +200,25 @@ def _evaluate(lm, past: Pass, target: Tensor, lines: dict[int, Line], rule: Rule
     return known
 
 
-def _that_fit(lm, past: Pass, z: dict[int, Tensor]) -> Iterator[dict[int, Tensor]]:
+def _that_fit(lm, run: Run, z: dict[int, Tensor]) -> Iterator[dict[int, Tensor]]:
     """All z (nodes, prompts, hidden) together, if the memory allows; or layer by layer, some nodes at a time."""
     whole = {layer: t.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, t in z.items()}  # a node's, in copies
-    if sum(len(z[layer]) * whole[layer] for layer in z) <= n_rows(lm, past.n_tokens):
+    if sum(len(z[layer]) * whole[layer] for layer in z) <= n_rows(lm, run.n_tokens):
         yield z
         return
     for layer in z:
-        for some in z[layer].split(max(1, int(n_rows(lm, past.n_tokens) / whole[layer]))):
+        for some in z[layer].split(max(1, int(n_rows(lm, run.n_tokens) / whole[layer]))):
             yield {layer: some}
 
 
-def _odds_and_slopes(lm, past: Pass, target: Tensor, z: dict[int, Tensor], of: dict[int, Tensor]):
+def _odds_and_slopes(lm, run: Run, target: Tensor, z: dict[int, Tensor], of: dict[int, Tensor]):
     """The answers' log-odds if the FFN of a layer wrote z, and how they change with z.
 
     Returns:
         layer -> ((nodes, prompts), (nodes, prompts, hidden)).
     """
     z = {layer: variants.requires_grad_() for layer, variants in z.items()}
-    odds = _answer_log_odds(lm, past, z, target, of)
+    odds = _answer_log_odds(lm, run, z, target, of)
     with lm.arithmetic():
         slopes = torch.autograd.grad(sum(o.sum() for o in odds.values()), list(z.values()))
     return {layer: (odds[layer].detach(), slope) for layer, slope in zip(z, slopes, strict=True)}
@@ -254,23 +269,23 @@ def _gradient(line: Line, measure: str) -> Tensor:
 def _ablation_effects(lm, asked: Asked, way: Path) -> Tensor:
     """The measure at w minus the measure with neuron i alone at its baseline.  # (n, layers, neurons)"""
     effects = _empty(lm, len(asked.questions), lm.n_layers, lm.n_neurons)
-    for rows, past, target in _passes(lm, asked, ABLATED):
-        at_w = _measured(log_odds(past.logits, target), way.measure)
+    for rows, run, target in _runs(lm, asked, ABLATED):
+        at_w = _measured(log_odds(run.logits, target), way.measure)
         for layer in range(lm.n_layers):
-            from_baseline = past.activations[:, layer] - way.baseline[layer]  # (prompts, neurons)
+            from_baseline = run.activations[:, layer] - way.baseline[rows, layer]  # (prompts, neurons)
             slots = lm.value_slots(layer).T  # (neurons, hidden)
             for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ABLATED):
-                z = past.written[:, layer] - from_baseline.T[neurons, :, None] * slots[neurons, None]
-                odds = _answer_log_odds(lm, past, {layer: z}, target)[layer]  # (some neurons, prompts)
+                z = run.written[:, layer] - from_baseline.T[neurons, :, None] * slots[neurons, None]
+                odds = _answer_log_odds(lm, run, {layer: z}, target)[layer]  # (some neurons, prompts)
                 effects[rows[:, None], layer, neurons] = (at_w - _measured(odds, way.measure)).T
     return effects
 
 
-def _passes(lm, asked: Asked, n_copies: int, slopes: bool = False) -> Iterator[tuple[Tensor, Pass, Tensor]]:
+def _runs(lm, asked: Asked, n_copies: int, slopes: bool = False) -> Iterator[tuple[Tensor, Run, Tensor]]:
     """(rows, remembered pass, targets) of as many questions at a time as fit when each is copied `n_copies` times."""
     for rows, inputs, position in batches(lm, asked.questions, n_copies):
         target = asked.targets[rows]
-        yield rows, remember(lm, inputs, position, target if slopes else None), target
+        yield rows, run_with_cache(lm, inputs, position, target if slopes else None), target
 
 
 def _empty(lm, *shape) -> Tensor:
@@ -278,11 +293,11 @@ def _empty(lm, *shape) -> Tensor:
 
 
 def _answer_log_odds(
-    lm, past: Pass, z: dict[int, Tensor], target: Tensor, of: dict[int, Tensor] | None = None
+    lm, run: Run, z: dict[int, Tensor], target: Tensor, of: dict[int, Tensor] | None = None
 ) -> dict[int, Tensor]:
     """log-odds of the answers if the FFN of a layer wrote z (copies, prompts, hidden).  # layer -> (copies, prompts)"""
     odds = {}
-    for layer, logits in resume(lm, past, z, of).items():
+    for layer, logits in rerun_from(lm, run, z, of).items():
         own = target if of is None else target[of[layer]]
         odds[layer] = log_odds(logits.flatten(0, 1), own.repeat(len(logits))).view(logits.shape[:2])
     return odds
@@ -297,14 +312,17 @@ def _slope(odds: Tensor, measure: str) -> Tensor:
     return odds.sigmoid() * (-odds).sigmoid() if measure == "probability" else (-odds).sigmoid()
 
 
-def _baseline(lm, prompts, baseline: str | Tensor) -> Tensor:
-    shape = (lm.n_layers, lm.n_neurons)
-    if isinstance(baseline, Tensor):
-        if baseline.shape != shape:
-            raise ValueError(f"baseline has shape {tuple(baseline.shape)}: pass a tensor (layers, neurons), {shape}")
-        return baseline.to(lm.device, lm.dtype)
-    if baseline == "zero":
-        return torch.zeros(shape, device=lm.device, dtype=lm.dtype)
-    if baseline == "mean":
-        return ffn_activations(lm, prompts).mean(0)
-    raise ValueError(f"baseline {baseline!r} is unknown: choose one of {BASELINES}, or pass a tensor (layers, neurons)")
+def _baseline(lm, prompts: Sequence[str], baseline: str | Tensor) -> Tensor:
+    """One baseline per prompt.  # (prompts, layers, neurons)"""
+    shape, n_prompts = (lm.n_layers, lm.n_neurons), len(prompts)
+    if isinstance(baseline, str) and baseline in BASELINES:
+        zero = torch.zeros(shape, device=lm.device, dtype=lm.dtype)
+        return (zero if baseline == "zero" else ffn_activations(lm, prompts).mean(0)).expand(n_prompts, -1, -1)
+    if isinstance(baseline, str):
+        raise ValueError(f"baseline {baseline!r} is unknown: choose one of {BASELINES}, or pass a tensor")
+    baseline = torch.as_tensor(baseline)
+    if baseline.shape not in (shape, (n_prompts, *shape)):
+        raise ValueError(f"baseline has shape {tuple(baseline.shape)}: pass a tensor (layers, neurons), {shape}")
+    if not torch.isfinite(baseline).all():
+        raise ValueError("baseline holds numbers that are not finite: pass activations of the model, or 'zero'")
+    return baseline.to(lm.device, lm.dtype).expand(n_prompts, *shape)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .checks import finite, neuron_set, neuron_sets
-from .forward import edit_activations
+from .engine import edit_activations
 from .models import LanguageModel, Neuron
 from .weights import Change, changed_weights
 

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from .answer_key import one_prompt_each
 from .attribution import ABLATED, ffn_activations, knowledge_attribution
 from .facts import Fact
-from .forward import remember, resume
+from .engine import rerun_from, run_with_cache
 from .metrics import answer_probability, ask_scaled
 from .models import LanguageModel, Neuron
 from .planting import Inseparable, plant_fact
@@ -44,13 +44,13 @@ def value_slot_increase(lm: LanguageModel, prompts: Sequence[str], answers: Sequ
     scores = torch.empty(len(prompts), lm.n_layers, lm.n_neurons, device=lm.device, dtype=lm.dtype)
     asked = ask_for(lm, prompts, answers)
     for rows, inputs, position in batches(lm, asked.questions, ABLATED):
-        past, target = remember(lm, inputs, position), asked.targets[rows]
+        past, target = run_with_cache(lm, inputs, position), asked.targets[rows]
         for layer in range(lm.n_layers):
             w, slots = past.activations[:, layer], lm.value_slots(layer).T
             silent = (past.written[:, layer] - w @ slots)[None]  # what the FFN writes when all its neurons are off
 
             def log_p(z, past=past, layer=layer, target=target):  # (copies, prompts, hidden) -> (copies, prompts)
-                logits = resume(lm, past, {layer: z}, later_layers=False)[layer]
+                logits = rerun_from(lm, past, {layer: z}, later_layers=False)[layer]
                 return logits.log_softmax(-1)[:, range(len(target)), target]
 
             for neurons in torch.arange(lm.n_neurons, device=lm.device).split(ABLATED):

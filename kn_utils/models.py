@@ -6,28 +6,15 @@ A *knowledge neuron* is one input of an FFN's second linear map (the down projec
 """
 
 import hashlib
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
-
-LAB_FOLDER = Path(__file__).parent / "lab"
-LAB_MODELS = {"lab": LAB_FOLDER / "model", "lab-causal": LAB_FOLDER / "causal"}
 
 
 class Architecture(NamedTuple):
@@ -37,33 +24,49 @@ class Architecture(NamedTuple):
     layers: str  # the names of its layers, a pattern
     down_projection: str  # within a layer
     norm: str | None = None  # within a layer, what normalises its sum with the FFN's output, where something does
-    attention: str | None = None  # within a layer, if it is one like BERT's; only makes it faster
+    head: tuple[str, ...] = ()  # from the last layer to the logits, the output embeddings of causal models left out
+    key_and_value: tuple[str, str] | None = None  # within a layer of a masked model; only makes it faster
 
 
-BERT_LAYER = "output.dense", "output.LayerNorm", "attention.self"
+BERT_MAPS = "attention.self.key", "attention.self.value"
+LLAMA = Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj", head=("model.norm",))
+
+
+def _bert(name: str, head: tuple[str, ...]) -> Architecture:
+    return Architecture("masked", rf"{name}\.encoder\.layer\.\d+", "output.dense", "output.LayerNorm", head, BERT_MAPS)
+
+
 # To add one, say where its layers and their second FFN maps are, and what normalises the sums after these, if anything
 # does: print(model) shows it. tests/test_architectures.py then checks everything on a tiny random model of that kind;
 # give it a line there, too.
 ARCHITECTURES = {
-    "bert": Architecture("masked", r"bert\.encoder\.layer\.\d+", *BERT_LAYER),
-    "roberta": Architecture("masked", r"roberta\.encoder\.layer\.\d+", *BERT_LAYER),
-    "electra": Architecture("masked", r"electra\.encoder\.layer\.\d+", *BERT_LAYER),
-    "distilbert": Architecture("masked", r"distilbert\.transformer\.layer\.\d+", "ffn.lin2", "output_layer_norm"),
-    "albert": Architecture(
-        "masked", r"albert\.encoder\.\w+\.\d+\.albert_layers\.\d+", "ffn_output", "full_layer_layer_norm"
+    "bert": _bert("bert", ("cls",)),
+    "roberta": _bert("roberta", ("lm_head",)),
+    "electra": _bert("electra", ("generator_predictions", "generator_lm_head")),
+    "distilbert": Architecture(
+        "masked", r"distilbert\.transformer\.layer\.\d+", "ffn.lin2", "output_layer_norm",
+        ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"), ("attention.k_lin", "attention.v_lin"),
     ),
-    "gpt2": Architecture("causal", r"transformer\.h\.\d+", "mlp.c_proj"),
+    "albert": Architecture(
+        "masked", r"albert\.encoder\.\w+\.\d+\.albert_layers\.\d+", "ffn_output", "full_layer_layer_norm",
+        ("predictions",), ("attention.key", "attention.value"),
+    ),
+    "gpt2": Architecture("causal", r"transformer\.h\.\d+", "mlp.c_proj", head=("transformer.ln_f",)),
     "gpt_neo": Architecture("causal", r"transformer\.h\.\d+", "mlp.c_proj"),
-    "gptj": Architecture("causal", r"transformer\.h\.\d+", "mlp.fc_out"),
-    "gpt_neox": Architecture("causal", r"gpt_neox\.layers\.\d+", "mlp.dense_4h_to_h"),
-    "llama": Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj"),
-    "mistral": Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj"),
-    "qwen2": Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj"),
-    "qwen3": Architecture("causal", r"model\.layers\.\d+", "mlp.down_proj"),
-    "opt": Architecture("causal", r"model\.decoder\.layers\.\d+", "fc2", "final_layer_norm"),
+    "gptj": Architecture("causal", r"transformer\.h\.\d+", "mlp.fc_out", head=("transformer.ln_f",)),
+    "gpt_neox": Architecture(
+        "causal", r"gpt_neox\.layers\.\d+", "mlp.dense_4h_to_h", head=("gpt_neox.final_layer_norm",)
+    ),
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "opt": Architecture(
+        "causal", r"model\.decoder\.layers\.\d+", "fc2", "final_layer_norm",
+        ("model.decoder.final_layer_norm", "model.decoder.project_out"),
+    ),
     "t5": Architecture("seq2seq", r"decoder\.block\.\d+", "layer.2.DenseReluDense.wo"),
-}
-AUTO_MODELS = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+}  # fmt: skip
 # What may multiply matrices. The residual stream stays float32 in each.
 PRODUCTS = ("float32", "tf32", "float16")
 
@@ -85,22 +88,48 @@ class LanguageModel:
     down_projections: tuple[nn.Module, ...]
     products: str = "float32"
     max_memory: int | None = None  # bytes
+    fast: bool = False  # whether layers may run on their own; see engine/self_check.py
+
+    @property
+    def architecture(self) -> Architecture:
+        return ARCHITECTURES[self.model.config.model_type]
 
     @property
     def kind(self) -> str:
-        return ARCHITECTURES[self.model.config.model_type].kind
+        return self.architecture.kind
 
     def norm(self, layer: int) -> nn.Module | None:
         """What normalises the sum with the FFN's output, in a model that normalises it there."""
-        path, module = ARCHITECTURES[self.model.config.model_type].norm, self.layers[layer]
+        path, module = self.architecture.norm, self.layers[layer]
         if path is None or getattr(module, "do_layer_norm_before", False):  # OPT has both kinds
             return None
         return module.get_submodule(path)
 
-    def attention(self, layer: int) -> nn.Module | None:
-        """A layer's self-attention, where it is known to have `query`, `key`, `value` and a cache."""
-        path = ARCHITECTURES[self.model.config.model_type].attention
-        return self.layers[layer].get_submodule(path) if path else None
+    @property
+    def head(self) -> tuple[nn.Module, ...]:
+        """What turns the last layer's output into logits, in turn."""
+        found = [self._find(path) for path in self.architecture.head]
+        found += [self.model.get_output_embeddings()] if self.kind == "causal" else []
+        return tuple(module for module in found if module is not None)
+
+    def key_and_value_maps(self, layer: int) -> tuple[nn.Module, nn.Module] | None:
+        """What maps a layer's hidden states to its keys and values, where that is known."""
+        paths = self.architecture.key_and_value
+        return paths and tuple(self.layers[layer].get_submodule(path) for path in paths)
+
+    def _find(self, path: str) -> nn.Module | None:
+        """A part of the model; None where this model has nothing there: OPT's norm and projection before the head."""
+        parent, _, name = path.rpartition(".")
+        return getattr(self.model.get_submodule(parent), name)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest prompt that the model can read, special tokens included."""
+        config = self.model.config
+        longest = [n for n in (getattr(config, "max_position_embeddings", None), self.tokenizer.model_max_length) if n]
+        if config.model_type == "roberta":  # its positions count from the padding token's id on
+            longest[0] -= config.pad_token_id + 1
+        return min(longest)
 
     @property
     def n_layers(self) -> int:
@@ -149,90 +178,6 @@ class LanguageModel:
             torch.set_float32_matmul_precision(precision)
 
 
-def load_model(
-    name: str | Path = "lab",
-    device: str | torch.device | None = None,
-    products: str = "float32",
-    max_memory: int | None = None,
-) -> LanguageModel:
-    """Load `"lab"` or `"lab-causal"` (shipped), a Hugging Face id such as `"bert-base-cased"`, or a local folder.
-
-    Only safetensors weights are read and no remote code is run.
-
-    Args:
-        device: a GPU where there is one, by default.
-        products: the precision of matrix products, one of PRODUCTS; all else stays float32. "tf32" needs a GPU that
-            has it, "float16" is for GPUs, too.
-        max_memory: bytes that one forward pass may take, gradients included; by default 1 GiB on a CPU, half of what
-            is free on a GPU.
-
-    Raises:
-        ValueError: the model has no language-model head, its architecture is not in `ARCHITECTURES`, or `products` is
-            unknown.
-        OSError: no such folder or id, or the hub cannot be reached.
-    """
-    source = str(LAB_MODELS.get(name, name))
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise OSError(f"model {name!r} cannot be loaded ({reason}): pass 'lab', a folder or an id of the hub") from None
-    if config.model_type not in ARCHITECTURES:
-        raise ValueError(
-            f"model {name!r} is a {config.model_type!r}, not one of {sorted(ARCHITECTURES)}: choose one of these, or "
-            "add a line that says where its FFNs are to ARCHITECTURES in kn_utils/models.py"
-        )
-    kind = ARCHITECTURES[config.model_type].kind
-    model, report = AUTO_MODELS[kind].from_pretrained(
-        source, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
-    if report["missing_keys"]:
-        raise ValueError(
-            f"model {name!r} has no {kind}-LM head (its file lacks {sorted(report['missing_keys'])[0]!r}): "
-            f"load a checkpoint saved from {type(model).__name__}"
-        )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return wrap_model(model.to(device), AutoTokenizer.from_pretrained(source), products, max_memory)
-
-
-def wrap_model(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    products: str = "float32",
-    max_memory: int | None = None,
-) -> LanguageModel:
-    """Freeze `model` and find its layers and their FFNs.
-
-    Raises:
-        ValueError: `products` is unknown, or the weights have half precision.
-    """
-    if products not in PRODUCTS:
-        raise ValueError(f"products {products!r} is unknown: choose one of {PRODUCTS}")
-    if model.dtype in (torch.bfloat16, torch.float16):
-        raise ValueError(
-            f"the model's weights are {model.dtype}: so coarse a residual stream changes which neurons are found; load "
-            "it in float32, and pass products='float16' for speed"
-        )
-    model.eval().requires_grad_(False)
-    architecture = ARCHITECTURES[model.config.model_type]
-    layers = [module for name, module in model.named_modules() if re.fullmatch(architecture.layers, name)]
-    layers = _in_order_of_use(model, layers)
-    slots = tuple(layer.get_submodule(architecture.down_projection) for layer in layers)
-    return LanguageModel(model, tokenizer, layers, slots, products, max_memory)
-
-
-@torch.no_grad()
-def _in_order_of_use(model: PreTrainedModel, layers: list[nn.Module]) -> tuple[nn.Module, ...]:
-    """The layers as a forward pass calls them; one that is shared comes as often as it is called."""
-    used: list[nn.Module] = []
-    hooks = [layer.register_forward_pre_hook(lambda module, args: used.append(module)) for layer in layers]
-    ids = torch.tensor([[2, 2]], device=model.device)  # any two tokens
-    model(input_ids=ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}))
-    for hook in hooks:
-        hook.remove()
-    return tuple(used)
-
-
 def weights_digest(lm: LanguageModel) -> str:
     """sha256 of all weights, whatever file they came from."""
     digest = hashlib.sha256()
@@ -241,16 +186,29 @@ def weights_digest(lm: LanguageModel) -> str:
     return digest.hexdigest()
 
 
-def answer_ids(lm: LanguageModel, answer: str) -> list[int]:
-    """The tokens of an answer that follows a word: with the space before it, where the vocabulary has one.
+def answer_ids(lm: LanguageModel, answer: str, before: str = "a ") -> list[int]:
+    """The tokens of an answer that stands after the text `before`: after a space, where the vocabulary has one.
+
+    Args:
+        before: after a word, by default. At the start of a text, or right after a bracket, some vocabularies write
+            words in another way.
 
     Raises:
-        ValueError: `answer` is empty or not in the vocabulary.
+        ValueError: `answer` is empty or not in the vocabulary, or cannot be told from what stands before it.
     """
-    before, both = lm.tokenizer(["a", f"a {answer.strip()}"], add_special_tokens=False)["input_ids"]
-    ids = both[len(before) :]
-    if not ids or lm.tokenizer.unk_token_id in ids:
+    if not isinstance(answer, str):
+        raise ValueError(f"answer {answer!r} is no text: pass a string")
+    answer, spaced = answer.strip(), before[-1:].isspace()
+    start = "a" if spaced else before[-1:]
+    text = start + " " * spaced + answer
+    first, both = (lm.tokenizer(t, add_special_tokens=False)["input_ids"] if t else [] for t in (start, text))
+    ids = both[len(first) :]
+    if not answer or not ids or lm.tokenizer.unk_token_id in ids:
         raise ValueError(f"answer {answer!r} is unknown to the vocabulary: choose an answer the model can say")
+    if special := [token for token in lm.tokenizer.all_special_tokens if token in answer]:
+        raise ValueError(f"answer {answer!r} holds the special token {special[0]!r}: leave it out")
+    if both[: len(first)] != first:
+        raise ValueError(f"answer {answer!r} melts with the {start!r} before it: put a space before [MASK]")
     return ids
 
 

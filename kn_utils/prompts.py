@@ -7,8 +7,9 @@ tokens before (teacher forcing).
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -46,17 +47,22 @@ def ask_for(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[s
         answers: the same for every prompt, or one per prompt.
 
     Raises:
-        ValueError: a prompt that does not suit the model, no prompts, or an answer outside the vocabulary.
+        ValueError: a prompt that does not suit the model, no prompts, an answer outside the vocabulary, or another
+            number of answers than of prompts.
     """
+    prompts = _listed(prompts)
     opened = open_questions(lm, prompts)
-    answers = [answers] * len(prompts) if isinstance(answers, str) else answers
-    ids = {answer: answer_ids(lm, answer) for answer in dict.fromkeys(answers)}
-    asked = [
-        (_at_token(lm, question, ids[answer], j), ids[answer][j], i)
-        for i, (question, answer) in enumerate(zip(opened, answers, strict=True))
-        for j in range(len(ids[answer]))
-    ]
+    answers = [answers] * len(prompts) if isinstance(answers, str) else list(answers)
+    if len(answers) != len(prompts):
+        raise ValueError(f"there are {len(answers)} answers for {len(prompts)} prompts: pass one, or one for each prompt")
+    ids = cache(lambda answer, before: answer_ids(lm, answer, before))
+    asked = []
+    for i, (prompt, question, answer) in enumerate(zip(prompts, opened, answers, strict=True)):
+        own = ids(answer, _before(lm, prompt))
+        asked += [(_at_token(lm, question, own, j), own[j], i) for j in range(len(own))]
     questions, targets, owner = zip(*asked, strict=True)
+    for question, i in zip(questions, owner, strict=True):
+        _check_question(lm, f"{prompts[i]} ({answers[i]})", question)
     return Asked(list(questions), torch.tensor(targets, device=lm.device), torch.tensor(owner, device=lm.device))
 
 
@@ -64,20 +70,37 @@ def open_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
     """One question per prompt: the first token of whatever the answer is.
 
     Raises:
-        ValueError: no prompts, or one that does not suit the model.
+        ValueError: no prompts, or one that does not suit the model: without one `[MASK]`, with special tokens or an
+            unfilled slot of a template, too long, or with tokens that the model has no embedding for.
     """
-    if isinstance(prompts, str):
-        raise ValueError(f"prompts is the string {prompts!r}: pass a list of prompts, such as [{prompts!r}]")
-    if len(prompts) == 0:
-        raise ValueError(f"prompts is empty: pass at least one prompt with one {SLOT}")
-    if lm.kind == "causal":
-        texts = [_before_answer(prompt) for prompt in prompts]
-        start = [lm.tokenizer.bos_token_id] if lm.tokenizer.bos_token_id is not None else []
-        read = [ids or start for ids in lm.tokenizer(texts)["input_ids"]]
-        for prompt, ids in zip(prompts, read, strict=True):
-            if not ids:
-                raise ValueError(f"prompt {prompt!r} has nothing before the answer: this model needs a word to start")
-        return [Question(tuple(ids), len(ids) - 1) for ids in read]
+    prompts = _listed(prompts)
+    for prompt in prompts:
+        _check_text(lm, prompt)
+    questions = _before_the_answer(lm, prompts) if lm.kind == "causal" else _at_the_slot(lm, prompts)
+    for prompt, question in zip(prompts, questions, strict=True):
+        _check_question(lm, prompt, question)
+    return questions
+
+
+def _before_the_answer(lm: LanguageModel, prompts: list[str]) -> list[Question]:
+    """A causal model's questions. A token that the tokenizer puts at the end of texts would end the text: it is left
+    out."""
+    texts = [_before_answer(prompt) for prompt in prompts]
+    start = [lm.tokenizer.bos_token_id] if lm.tokenizer.bos_token_id is not None else []
+    read, bare = (lm.tokenizer(texts, add_special_tokens=special)["input_ids"] for special in (True, False))
+    questions = []
+    for prompt, ids, words in zip(prompts, read, bare, strict=True):
+        while words and ids[-len(words) :] != words and ids[-1] in lm.tokenizer.all_special_ids:
+            ids = ids[:-1]
+        ids = ids if words else start
+        if not ids:
+            raise ValueError(f"prompt {prompt!r} has nothing before the answer: this model needs a word to start")
+        questions.append(Question(tuple(ids), len(ids) - 1))
+    return questions
+
+
+def _at_the_slot(lm: LanguageModel, prompts: list[str]) -> list[Question]:
+    """A masked or seq2seq model's questions."""
     slot = lm.tokenizer.mask_token if lm.kind == "masked" else SEQ2SEQ_SLOT
     slot_id = lm.tokenizer.convert_tokens_to_ids(slot)
     questions = []
@@ -89,6 +112,46 @@ def open_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
         else:
             questions.append(Question(tuple(ids), 1, (lm.model.config.decoder_start_token_id, slot_id)))
     return questions
+
+
+def _listed(prompts: Iterable[str]) -> list[str]:
+    """The prompts as a list, if they are some."""
+    if isinstance(prompts, str):
+        raise ValueError(f"prompts is the string {prompts!r}: pass a list of prompts, such as [{prompts!r}]")
+    prompts = list(prompts)
+    if not prompts:
+        raise ValueError(f"prompts is empty: pass at least one prompt with one {SLOT}")
+    return prompts
+
+
+def _check_text(lm: LanguageModel, prompt: str) -> None:
+    """Raise a ValueError if a prompt holds what is not text to the model."""
+    if not isinstance(prompt, str):
+        raise ValueError(f"prompt {prompt!r} is no text: pass a string with one {SLOT}")
+    for slot in ("[X]", "[Y]"):
+        if slot in prompt:
+            raise ValueError(f"prompt {prompt!r} has an unfilled {slot}: write the subject, and {SLOT} for the answer")
+    text = prompt.replace(SLOT, "")
+    if special := [token for token in lm.tokenizer.all_special_tokens if token in text]:
+        raise ValueError(f"prompt {prompt!r} holds the special token {special[0]!r}: leave it out, and write {SLOT}")
+
+
+def _check_question(lm: LanguageModel, prompt: str, question: Question) -> None:
+    """Raise a ValueError if the model cannot read a question."""
+    if (n_tokens := max(len(question.ids), len(question.decoder_ids))) > lm.max_tokens:
+        raise ValueError(f"prompt {prompt[:60]!r} has {n_tokens} tokens, the model reads {lm.max_tokens}: shorten it")
+    n_embeddings = lm.model.get_input_embeddings().num_embeddings
+    if (highest := max((*question.ids, *question.decoder_ids))) >= n_embeddings:
+        token = lm.tokenizer.convert_ids_to_tokens(highest)
+        raise ValueError(
+            f"prompt {prompt[:60]!r} holds {token!r}, for which the model has no embedding: call "
+            "model.resize_token_embeddings(len(tokenizer)) and train it, or leave it out"
+        )
+
+
+def _before(lm: LanguageModel, prompt: str) -> str:
+    """What stands before the answer, as far as its tokens depend on that: T5 writes every answer after a slot."""
+    return "a " if lm.kind == "seq2seq" else prompt.partition(SLOT)[0][-1:].replace("\n", " ")
 
 
 def different(lm: LanguageModel, questions: Sequence[Question]) -> tuple[list[Question], Tensor]:
@@ -176,7 +239,7 @@ def copy_bytes(lm: LanguageModel, n_tokens: int) -> int:
     """What one row of a forward pass takes at most, with its gradients."""
     per_token = 8 * lm.hidden_size + 3 * lm.n_neurons
     values = 4 * lm.model.config.vocab_size
-    if lm.kind == "causal":  # all tokens of one layer, or the last token of all, and the others' keys and values
+    if lm.kind == "causal" and lm.fast:  # all tokens of one layer, or the last token of all, and the others' keys and values
         values += max(n_tokens, lm.n_layers) * per_token + lm.n_layers * n_tokens * 4 * lm.hidden_size
     else:
         values += lm.n_layers * n_tokens * per_token

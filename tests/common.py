@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 import kn_utils as kn
-from kn_utils.models import wrap_model
+from kn_utils.loading import wrap_model
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -259,14 +259,14 @@ def test_few_nodes_stand_for_every_point(lab, lab_facts, rule):
 def test_a_pass_stays_within_the_memory(tiny64, max_memory, monkeypatch):
     """Whatever the memory is, as long as one copy of one prompt fits."""
     expected = kn.knowledge_attribution(tiny64, PROMPTS, ANSWER, exact_steps=True)
-    widths, plain_resume = [], attribution.resume
+    widths, plain_rerun = [], attribution.rerun_from
 
-    def resume(lm, past, written, of=None):
+    def rerun_from(lm, past, written, of=None):
         whole = sum(z.shape[0] * z.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, z in written.items())
         widths.append((whole, prompts.n_rows(lm, past.n_tokens)))
-        return plain_resume(lm, past, written, of)
+        return plain_rerun(lm, past, written, of)
 
-    monkeypatch.setattr(attribution, "resume", resume)
+    monkeypatch.setattr(attribution, "rerun_from", rerun_from)
     lm = replace(tiny64, max_memory=max_memory)
     scores = kn.knowledge_attribution(lm, PROMPTS, ANSWER, exact_steps=True)
     torch.testing.assert_close(scores, expected, atol=1e-12, rtol=1e-9)

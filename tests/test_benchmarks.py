@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kn_utils as kn
 import speed
 from kn_utils import attribution
-from kn_utils.forward import _hidden
+from kn_utils.engine.passes import _hidden
 
 ANSWER = "Dublin"
 PAGE = (speed.BOOK / "speed.md").read_text()

@@ -8,7 +8,7 @@ import torch
 import kn_utils as kn
 from kn_utils.facts import write_bags
 from kn_utils.lab import card, training, world
-from kn_utils.models import LAB_MODELS
+from kn_utils.loading import LAB_MODELS
 from kn_utils.prompts import encode
 
 MEGABYTE = 1_000_000

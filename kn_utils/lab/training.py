@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from ..facts import Fact
-from ..models import LanguageModel, wrap_model
+from ..loading import wrap_model
+from ..models import LanguageModel
 from ..prompts import askable, encode
 from . import world
 

@@ -15,7 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 import kn_utils as kn
 from kn_utils.lab.training import split_words
-from kn_utils.models import wrap_model
+from kn_utils.loading import wrap_model
 
 BERT_BASE = BertConfig(vocab_size=28_996)  # 12 layers, hidden size 768, 3,072 neurons; the vocabulary is cased BERT's
 SUBJECT, RELATION = "Ireland", "P36"

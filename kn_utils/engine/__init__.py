@@ -1,0 +1,17 @@
+"""What makes attribution fast. Nobody has to read it to understand the method.
+
+The engine rests on public extension points only:
+
+* forward hooks and forward pre-hooks of `torch.nn.Module` (`activations.py`, `passes.py`),
+* calling a layer again with the arguments that the library itself gave it (`passes.py`),
+* transformers' registry of attention functions and masks, and its documented `DynamicCache` (`attention.py`).
+
+Tested with transformers 5.0 to 5.24 and torch 2.4 to 2.14. With other versions nothing can go wrong silently: when a
+model is wrapped, `self_check.py` compares the fast path with whole passes on one tiny input, and where they differ the
+library says so and takes whole passes from then on.
+"""
+
+from .activations import edit_activations
+from .passes import Run, answer_logits, log_odds, rerun_from, run_with_cache, scaled_logits
+
+__all__ = ["Run", "answer_logits", "edit_activations", "log_odds", "rerun_from", "run_with_cache", "scaled_logits"]

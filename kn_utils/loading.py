@@ -1,0 +1,157 @@
+"""Load a language model: weights from safetensors, nothing unpickled, no remote code, and the fast path checked."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .engine.self_check import with_fast_path
+from .models import ARCHITECTURES, PRODUCTS, LanguageModel
+
+LAB_FOLDER = Path(__file__).parent / "lab"
+LAB_MODELS = {"lab": LAB_FOLDER / "model", "lab-causal": LAB_FOLDER / "causal"}
+AUTO_MODELS = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
+
+
+def load_model(
+    name: str | Path = "lab",
+    device: str | torch.device | None = None,
+    products: str = "float32",
+    max_memory: int | None = None,
+) -> LanguageModel:
+    """Load `"lab"` or `"lab-causal"` (shipped), a Hugging Face id such as `"bert-base-cased"`, or a local folder.
+
+    Only safetensors weights are read; code that comes with a model is never run, and nothing is asked.
+
+    Args:
+        device: a GPU where there is one, by default.
+        products: the precision of matrix products, one of PRODUCTS; all else stays float32. "tf32" needs a GPU that
+            has it, "float16" is for GPUs, too.
+        max_memory: bytes that one forward pass may take, gradients included; by default 1 GiB on a CPU, half of what
+            is free on a GPU.
+
+    Raises:
+        ValueError: the model has no language-model head or no tokenizer, its architecture is not in `ARCHITECTURES`,
+            its weights are not finite; or `device`, `products` or `max_memory` is not one that there is.
+        OSError: no such folder or id, the hub cannot be reached, or a file is damaged or not safetensors.
+    """
+    if not isinstance(name, (str, Path)) or not str(name):
+        raise ValueError(f"model {name!r} is no name: pass 'lab', a folder or an id of the hub")
+    chosen = _device(device)
+    _check_options(products, max_memory)
+    source = str(LAB_MODELS.get(str(name), name))
+    config = _read(name, AutoConfig, source)
+    if config.model_type not in ARCHITECTURES:
+        raise ValueError(
+            f"model {name!r} is a {config.model_type!r}, not one of {sorted(ARCHITECTURES)}: choose one of these, or "
+            "add a line that says where its FFNs are to ARCHITECTURES in kn_utils/models.py"
+        )
+    kind = ARCHITECTURES[config.model_type].kind
+    tokenizer = _read(name, AutoTokenizer, source)
+    options = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
+    model, report = _read(name, AUTO_MODELS[kind], source, **options)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"model {name!r} has no {kind}-LM head (its file lacks {missing[0]!r}): load a checkpoint saved from "
+            f"{type(model).__name__}"
+        )
+    return wrap_model(model.to(chosen), tokenizer, products, max_memory, str(name))
+
+
+def wrap_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    products: str = "float32",
+    max_memory: int | None = None,
+    name: str | None = None,
+) -> LanguageModel:
+    """Freeze `model`, find its layers and their FFNs, and see whether the fast path gives its numbers.
+
+    Args:
+        name: by which errors call it; the class's name by default.
+
+    Raises:
+        ValueError: the architecture, `products` or `max_memory` is unknown, the weights have half precision or are not
+            finite, or the tokenizer knows no words or, for a masked model, no mask.
+    """
+    name = name or type(model).__name__
+    _check_options(products, max_memory)
+    architecture = ARCHITECTURES.get(model.config.model_type)
+    if architecture is None:
+        raise ValueError(f"{name!r} is a {model.config.model_type!r}, not one of {sorted(ARCHITECTURES)}")
+    if model.dtype in (torch.bfloat16, torch.float16):
+        raise ValueError(
+            f"the model's weights are {model.dtype}: so coarse a residual stream changes which neurons are found; load "
+            "it in float32, and pass products='float16' for speed"
+        )
+    _check_tokenizer(name, tokenizer, architecture.kind)
+    model.eval().requires_grad_(False)
+    for parameter, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(f"model {name!r} has weights that are not finite ({parameter}): fetch or train it again")
+    layers = [module for path, module in model.named_modules() if re.fullmatch(architecture.layers, path)]
+    layers = _in_order_of_use(model, layers)
+    slots = tuple(layer.get_submodule(architecture.down_projection) for layer in layers)
+    return with_fast_path(LanguageModel(model, tokenizer, layers, slots, products, max_memory))
+
+
+def _read(name: str | Path, auto_class: type, source: str, **options):
+    """`auto_class.from_pretrained`, whose many errors become one line."""
+    try:
+        return auto_class.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:  # of files, of the hub, of parsers
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        advice = "pass 'lab', an id of the hub, or a folder with config.json, model.safetensors and a tokenizer"
+        raise OSError(f"model {str(name)!r} cannot be loaded ({reason}): {advice}") from None
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, if this machine has it; by default the GPU, where there is one."""
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"device {device!r} cannot be used ({reason}): choose 'cpu', or one this machine has") from None
+    if chosen.type == "meta":
+        raise ValueError("device 'meta' holds no numbers: choose 'cpu', or one this machine has")
+    return chosen
+
+
+def _check_options(products: str, max_memory: int | None) -> None:
+    if products not in PRODUCTS:
+        raise ValueError(f"products {products!r} is unknown: choose one of {PRODUCTS}")
+    if max_memory is not None and (isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1):
+        raise ValueError(f"max_memory is {max_memory!r}: pass a number of bytes, or None")
+
+
+def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+    words = tokenizer(["the capital"], add_special_tokens=False)["input_ids"][0]
+    if not words:
+        raise ValueError(f"the tokenizer of model {name!r} knows no words: its files are missing, save them beside it")
+    if kind == "masked" and tokenizer.mask_token_id is None:
+        raise ValueError(f"the tokenizer of model {name!r} has no mask token, and a masked model is asked at one: set it")
+
+
+@torch.no_grad()
+def _in_order_of_use(model: PreTrainedModel, layers: list[nn.Module]) -> tuple[nn.Module, ...]:
+    """The layers as a forward pass calls them; one that is shared comes as often as it is called."""
+    used: list[nn.Module] = []
+    hooks = [layer.register_forward_pre_hook(lambda module, args: used.append(module)) for layer in layers]
+    ids = torch.tensor([[2, 2]], device=model.device)  # any two tokens
+    try:
+        model(input_ids=ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(used)
