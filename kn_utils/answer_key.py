@@ -5,22 +5,22 @@ and two neurons that can stand in for each other hide each other's effect.
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .attribution import ffn_activations, knowledge_attribution
+from .checks import list_of, one_of
+from .chunk_store import ChunkStore
 from .facts import Fact
 from .metrics import answer_probability
 from .models import LanguageModel, weights_digest
 
+BASELINES = ("zero", "mean")
 CHUNK = 32  # facts whose ablations are saved together
 
 
@@ -34,6 +34,11 @@ class AnswerKey(NamedTuple):
 
 def one_prompt_each(facts: Sequence[Fact]) -> list[str]:
     """The prompts of the key: fact number i is asked in its wording number i, so that all wordings take part."""
+    facts = list_of("facts", facts, Fact)
+    if not facts:
+        raise ValueError("facts is empty: pass at least one fact")
+    if bare := [fact for fact in facts if not fact.prompts]:
+        raise ValueError(f"fact {bare[0].subject!r} has no prompts: give it at least one")
     return [fact.prompts[i % len(fact.prompts)] for i, fact in enumerate(facts)]
 
 
@@ -47,35 +52,51 @@ def mean_activation(lm: LanguageModel, facts: Sequence[Fact]) -> Tensor:
 
 
 def answer_key(
-    lm: LanguageModel, facts: Sequence[Fact], baseline: str = "mean", out: str | Path | None = None
+    lm: LanguageModel, facts: Sequence[Fact], baseline: str | Tensor = "mean", out: str | Path | None = None
 ) -> AnswerKey:
     """Ablate every neuron of the model alone, for every fact.
 
     Args:
         baseline: "zero" switches a neuron off; "mean" sets it to its mean over all the facts' prompts, so that it
-            loses what it says about this fact but not what it always does.
-        out: a folder for the finished chunks. The same call continues there after a stop.
+            loses what it says about this fact but not what it always does; or a tensor (layers, neurons).
+        out: a folder for the finished chunks. The same call continues there after a stop, or beside another process.
 
     Raises:
-        ValueError: an unknown baseline, or `out` holds the key of another model, other facts or another baseline.
+        ValueError: an unknown baseline, one of another shape or with NaN or infinity; or `out` holds the key of another
+            model, other facts or another baseline, or is damaged.
+        OSError: `out` cannot be written.
     """
-    if baseline not in ("zero", "mean"):
-        raise ValueError(f"baseline {baseline!r} is unknown: choose 'zero' or 'mean'")
+    facts = list_of("facts", facts, Fact)
     prompts = one_prompt_each(facts)
-    start = mean_activation(lm, facts) if baseline == "mean" else torch.zeros(lm.n_layers, lm.n_neurons)
-    folder = _claim(out, lm, prompts, facts, baseline)
+    start = _start(lm, facts, baseline)
+    store = None if out is None else ChunkStore(out, _digest(lm, prompts, facts, baseline), "key")
     chunks = []
     with tqdm(total=len(facts), desc="Ablation", unit="fact") as progress:
         for first in range(0, len(facts), CHUNK):
-            path = folder and folder / f"{first:06d}.safetensors"
-            chunk = _read(path)
+            asked, answers = prompts[first : first + CHUNK], [f.answer for f in facts[first : first + CHUNK]]
+            shape, name = (len(asked), lm.n_layers, lm.n_neurons), f"{first:06d}"
+            chunk = store.read(name, dict.fromkeys(AnswerKey._fields[1:], shape)) if store else None
             if chunk is None:
-                asked, answers = prompts[first : first + CHUNK], [f.answer for f in facts[first : first + CHUNK]]
                 chunk = _ablate(lm, asked, answers, start)
-                _write(chunk, path)
+                if store:
+                    store.write(name, chunk)
             chunks.append(chunk)
-            progress.update(len(chunk["probability"]))
-    return AnswerKey(prompts, *(torch.cat([c[name] for c in chunks]) for name in ("probability", "log_probability")))
+            progress.update(len(asked))
+    effects = (torch.cat([chunk[name].to(lm.device) for chunk in chunks]) for name in AnswerKey._fields[1:])
+    return AnswerKey(prompts, *effects)
+
+
+def _start(lm: LanguageModel, facts: Sequence[Fact], baseline: str | Tensor) -> Tensor:
+    """The activations to which neurons are set.  # (layers, neurons)"""
+    if isinstance(baseline, Tensor):
+        if baseline.shape != (lm.n_layers, lm.n_neurons):
+            shapes = f"{tuple(baseline.shape)}: pass a tensor (layers, neurons), {(lm.n_layers, lm.n_neurons)}"
+            raise ValueError(f"baseline has shape {shapes}")
+        if not baseline.isfinite().all():
+            raise ValueError("baseline holds NaN or infinity: pass finite activations")
+        return baseline.to(lm.device, lm.dtype)
+    one_of("baseline", baseline, BASELINES)
+    return mean_activation(lm, facts) if baseline == "mean" else torch.zeros(lm.n_layers, lm.n_neurons)
 
 
 def _ablate(lm, prompts, answers, start) -> dict[str, Tensor]:
@@ -85,34 +106,9 @@ def _ablate(lm, prompts, answers, start) -> dict[str, Tensor]:
     return {"probability": -p * torch.expm1(-log_effect), "log_probability": log_effect}
 
 
-# ---------------------------------------------------------------- chunks that survive a stop
-
-
-def _claim(out, lm, prompts, facts, baseline) -> Path | None:
-    """Make `out` the folder of this key, or continue in it."""
-    if out is None:
-        return None
-    folder, about = Path(out), repr((weights_digest(lm), prompts, [fact.answer for fact in facts], baseline))
-    key = hashlib.sha256(about.encode()).hexdigest()
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / "key.json"
-    if mark.exists() and json.loads(mark.read_text()) != {"key": key}:
-        raise ValueError(f"{str(folder)!r} holds the key of another model, facts or baseline: choose another folder")
-    mark.write_text(json.dumps({"key": key}))
-    return folder
-
-
-def _read(path: Path | None) -> dict[str, Tensor] | None:
-    if path is None or not path.exists():
-        return None
-    try:
-        return load_file(path)
-    except SafetensorError:  # cut short: ablate again
-        return None
-
-
-def _write(chunk: dict[str, Tensor], path: Path | None) -> None:
-    if path is not None:
-        partial = path.with_suffix(".part")
-        save_file({name: tensor.cpu().contiguous() for name, tensor in chunk.items()}, partial)
-        partial.replace(path)  # at once: a stop leaves no half chunk
+def _digest(lm, prompts, facts, baseline) -> str:
+    """sha256 of all that a key depends on."""
+    if isinstance(baseline, Tensor):
+        baseline = baseline.double().cpu().tolist()
+    about = repr((weights_digest(lm), prompts, [fact.answer for fact in facts], baseline))
+    return hashlib.sha256(about.encode()).hexdigest()

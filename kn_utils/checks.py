@@ -161,7 +161,7 @@ def neuron_set(lm_or_shape: LanguageModel | tuple[int | None, int], neurons, nam
         raise TypeError(f"{name} is {shown(neurons)}: pass a list of (layer, index) pairs")
     found = list(dict.fromkeys(Neuron(*_pair(name, neuron)) for neuron in neurons))
     for neuron in found:
-        if not (0 <= neuron.layer and (n_layers is None or neuron.layer < n_layers) and 0 <= neuron.index < n_neurons):
+        if not (neuron.layer >= 0 and (n_layers is None or neuron.layer < n_layers) and 0 <= neuron.index < n_neurons):
             layers = "layers are from 0" if n_layers is None else f"layers are 0..{n_layers - 1}"
             raise ValueError(f"{neuron} is outside the model: {layers}, indices 0..{n_neurons - 1}")
     return found

@@ -1,41 +1,29 @@
-"""What a model answers, how an edit changes it, and how sure we can be."""
+"""What a model answers, and how an edit changes it."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
+from .checks import count, finite, finite_logits, list_of, neuron_sets
 from .editing import factors_of
+from .engine import answer_logits, log_odds, run_with_cache, scaled_logits
 from .facts import Fact
-from .forward import answer_logits, log_odds, remember, scaled_logits
 from .models import LanguageModel, Neuron
 from .prompts import Asked, ask_for, batches, different, open_questions
+from .stats import Interval, bootstrap, mean_interval, perplexity, relative_change  # noqa: F401, found here, too
 
 MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
-
-
-class Interval(NamedTuple):
-    """An estimate and its bootstrap confidence interval; `f"{interval:+.1%}"` prints "-45.6 % [-50.1, -41.0]"."""
-
-    value: float
-    low: float
-    high: float
-
-    def __format__(self, spec: str) -> str:
-        value, low, high = (format(x, spec).removesuffix("%") for x in self)
-        return f"{value}{' %' if spec.endswith('%') else ''} [{low}, {high}]"
 
 
 @torch.no_grad()
 def answer_distribution(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """The model's distribution over its vocabulary where each answer begins.  # (prompts, vocabulary)"""
-    parts = ((rows, answer_logits(lm, *batch)) for rows, *batch in batches(lm, open_questions(lm, prompts)))
+    questions = open_questions(lm, prompts)
+    parts = ((rows, finite_logits(answer_logits(lm, *batch))) for rows, *batch in batches(lm, questions))
     rows, logits = zip(*parts, strict=True)
     return torch.cat(logits)[torch.cat(rows).argsort()].softmax(-1)
 
@@ -55,7 +43,8 @@ def answer_probability(lm: LanguageModel, prompts: Sequence[str], answer: str | 
 
 def top_answers(lm: LanguageModel, prompt: str, k: int = 5) -> list[tuple[str, float]]:
     """The k likeliest answers to a prompt and their probabilities."""
-    probability, token = answer_distribution(lm, [prompt])[0].topk(k)
+    (distribution,) = answer_distribution(lm, list_of("prompt", [prompt], str))
+    probability, token = distribution.topk(count("k", k, most=len(distribution)))
     words = lm.tokenizer.convert_ids_to_tokens(token.tolist())
     return list(zip(words, probability.tolist(), strict=True))
 
@@ -67,7 +56,12 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
         One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability and
         log_odds (natural), rank (1 is first) and top1, which is 1 where the answer comes first. Of an answer of
         several tokens the probability is the product, and the rank that of its worst token.
+
+    Raises:
+        TypeError: what is no list of facts.
+        ValueError: no facts, one without such prompts, or logits that are not finite.
     """
+    facts = list_of("facts", facts, Fact)
     owner, prompts, answers = _prompts_of(facts, heldout)
     return _by_fact(facts, owner, ask_prompts(lm, prompts, answers))
 
@@ -91,13 +85,14 @@ def ask_scaled(
 
     Returns:
         1 + changes tables.
+
+    Raises:
+        TypeError: what is no list of facts, or no set of neurons.
+        ValueError: no changes, a set too many or too few, a neuron outside the model, a factor or logits that are not
+            finite, and what `ask` raises.
     """
-    if not changes:
-        raise ValueError("changes is empty: pass at least one (neurons, factor), or call ask()")
-    changes = [(list(neurons), factor) for neurons, factor in changes]
-    for neurons, _ in changes:
-        if len(neurons) != len(facts):
-            raise ValueError(f"there are {len(neurons)} sets of neurons for {len(facts)} facts: pass one for each fact")
+    facts = list_of("facts", facts, Fact)
+    changes = _checked_changes(lm, changes, len(facts))
     owner, prompts, answers = _prompts_of(facts, heldout)
     asked = ask_for(lm, prompts, answers)
     shape = (1 + len(changes), len(asked.questions))
@@ -107,7 +102,7 @@ def ask_scaled(
             some, which = torch.tensor(owner, device=lm.device)[asked.prompt[rows]].unique(return_inverse=True)
             sets = [([neurons[i] for i in some.tolist()], factor) for neurons, factor in changes]
             factors = torch.stack([factors_of(lm, *change) for change in sets])  # (changes, facts, layers, neurons)
-            past = remember(lm, inputs, position)
+            past = run_with_cache(lm, inputs, position)
             for i, logits in enumerate([past.logits, *scaled_logits(lm, past, factors[:, which])]):
                 odds[i, rows], rank[i, rows] = _odds_and_rank(logits, asked.targets[rows])
             progress.update(len(rows))
@@ -131,6 +126,21 @@ def ask_prompts(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequen
     return _measures(odds, rank, asked)
 
 
+def _checked_changes(lm: LanguageModel, changes, n_facts: int) -> list[tuple[list[list[Neuron]], float]]:
+    """The changes of `ask_scaled`, read once."""
+    checked = []
+    for change in list_of("changes", changes, tuple):
+        if len(change) != 2:
+            raise ValueError(f"a change has {len(change)} parts: pass (neurons, factor), a set of neurons per fact")
+        neurons, factor = neuron_sets(lm, change[0]), finite("factor", change[1])
+        if len(neurons) != n_facts:
+            raise ValueError(f"there are {len(neurons)} sets of neurons for {n_facts} facts: pass one for each fact")
+        checked.append((neurons, factor))
+    if not checked:
+        raise ValueError("changes is empty: pass at least one (neurons, factor), or call ask()")
+    return checked
+
+
 def _prompts_of(facts: Sequence[Fact], heldout: bool) -> tuple[list[int], list[str], list[str]]:
     """All prompts: to which fact each belongs, its text, and its answer."""
     if len(facts) == 0:
@@ -152,6 +162,7 @@ def _by_fact(facts: Sequence[Fact], owner: list[int], measured: pd.DataFrame) ->
 
 def _odds_and_rank(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Of each row's target token.  # (rows,), (rows,)"""
+    finite_logits(logits)
     return log_odds(logits, target), 1 + (logits > logits.gather(1, target[:, None])).sum(1).to(logits)
 
 
@@ -170,37 +181,3 @@ def _over_tokens(odds: Tensor, rank: Tensor, prompt: Tensor) -> tuple[Tensor, Te
     log_p = odds.new_zeros(n_prompts).index_add_(0, prompt, logsigmoid(odds))
     worst = rank.new_zeros(n_prompts).scatter_reduce_(0, prompt, rank, "amax")
     return log_p - torch.log(-torch.expm1(log_p)), worst
-
-
-def perplexity(log_probability: Sequence[float]) -> float:
-    """exp of the mean -log P(answer): 1 when the model is always sure and right (section 5)."""
-    return float(np.exp(-np.mean(log_probability)))
-
-
-def relative_change(before: Sequence[float], after: Sequence[float]) -> Interval:
-    """(mean after - mean before) / mean before, with facts resampled in pairs; -0.29 is a fall by 29 %.
-
-    A ratio of means, as in the paper's code: the mean of ratios explodes on facts that the model does not know.
-    """
-    return bootstrap(lambda b, a, axis: a.mean(axis) / b.mean(axis) - 1, before, after)
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean and its interval over facts."""
-    return bootstrap(lambda v, axis: v.mean(axis), values)
-
-
-def bootstrap(statistic, *samples: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
-    """Percentile bootstrap of `statistic(*samples, axis)`, the samples resampled together, one entry per fact."""
-    samples = tuple(np.asarray(sample, dtype=float) for sample in samples)
-    if len(samples[0]) == 0:
-        raise ValueError("the sample is empty: pass the value of at least one fact")
-    value = float(statistic(*samples, axis=-1))
-    if len(samples[0]) < 2:
-        return Interval(value, float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    result = stats.bootstrap(
-        samples, statistic, paired=True, vectorized=True, n_resamples=2000, confidence_level=level,
-        method="percentile", rng=rng,
-    )  # fmt: skip
-    return Interval(value, float(result.confidence_interval.low), float(result.confidence_interval.high))

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .checks import count, finite_logits, fraction, integer, list_of, neuron_set
+from .engine import rerun_from, run_with_cache
 from .facts import Fact
-from .forward import remember, resume
 from .models import LanguageModel, Neuron, answer_id
 from .prompts import batches, encode, open_questions
 from .weights import Change, changed_weights
@@ -96,7 +96,7 @@ def _indices(lm: LanguageModel, layer: int, neurons: Iterable[int | Neuron]) -> 
     if isinstance(neurons, Neuron) or not isinstance(neurons, Iterable):
         raise TypeError(f"neurons is {neurons!r}: pass a list of indices within layer {layer}, or of Neurons there")
     neurons = list(neurons)
-    elsewhere = [neuron for neuron in neurons if isinstance(neuron, tuple) and neuron[0] != layer]
+    elsewhere = [neuron for neuron in neurons if isinstance(neuron, tuple) and neuron[:1] != (layer,)]
     if elsewhere:
         raise ValueError(f"{elsewhere[0]} is not in layer {layer}: plant in one layer at a time")
     if not neurons:
@@ -211,7 +211,7 @@ def _hidden_states(
 def _find_value(lm: LanguageModel, fact: Fact, neuron: Neuron, probability: float) -> Tensor:
     """What `neuron` must say so that P(answer) reaches `probability` on every prompt, or comes close.  # (hidden,)"""
     target = answer_id(lm, fact.answer)
-    past = remember(lm, *encode(lm, fact.prompts))
+    past = run_with_cache(lm, *encode(lm, fact.prompts))
     before = finite_logits(past.logits).softmax(-1)[:, target].mean()
     if before >= probability:
         raise ValueError(
@@ -222,14 +222,13 @@ def _find_value(lm: LanguageModel, fact: Fact, neuron: Neuron, probability: floa
 
     def shortfall(value: np.ndarray) -> tuple[float, np.ndarray]:
         value = torch.from_numpy(value).to(written).requires_grad_()
-        logits = resume(lm, past, {neuron.layer: (written + activation * unit * value)[None]})[neuron.layer][0]
+        logits = rerun_from(lm, past, {neuron.layer: (written + activation * unit * value)[None]})[neuron.layer][0]
         missing = (math.log(probability) - logits.log_softmax(-1)[:, target]).clamp(min=0).mean()
         (gradient,) = torch.autograd.grad(missing, value)
         return missing.item(), gradient.double().cpu().numpy()
 
-    value = unit * torch.from_numpy(
-        minimize(shortfall, np.zeros(written.shape[1]), jac=True, method="L-BFGS-B").x
-    ).to(written)
+    found = minimize(shortfall, np.zeros(written.shape[1]), jac=True, method="L-BFGS-B").x
+    value = unit * torch.from_numpy(found).to(written)
     if not (value.isfinite().all() and value.any()):
         raise ValueError(f"nothing that {neuron} could say makes {fact.answer!r} likelier: choose another layer")
     return value

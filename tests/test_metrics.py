@@ -9,7 +9,7 @@ import torch
 from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils import forward
+from kn_utils.engine import log_odds
 from kn_utils.metrics import ask_prompts
 
 FACTS = [
@@ -187,4 +187,4 @@ def test_log_odds_and_rank(tiny64):
 def test_log_odds_stay_exact_where_the_probability_is_one():
     logits = torch.tensor([[60.0, 0.0, 0.0], [0.0, 60.0, 0.0]])
     expected = torch.tensor([60.0 - math.log(2), -60.0])
-    torch.testing.assert_close(forward.log_odds(logits, torch.tensor([0, 0])), expected)
+    torch.testing.assert_close(log_odds(logits, torch.tensor([0, 0])), expected)

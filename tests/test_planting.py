@@ -195,7 +195,7 @@ def test_restores_when_the_value_cannot_be_found(tiny, monkeypatch):
     [
         ({}, dict(neurons=[]), ["neurons is empty"]),
         ({}, dict(neurons=[3, 40]), [Neuron(1, 40), "0..39"]),
-        ({}, dict(layer=3), [Neuron(3, 3), "0..2"]),
+        ({}, dict(layer=3), ["layer is 3", "at most 2"]),
         ({"answer": "Atlantis"}, {}, ["Atlantis"]),
         ({"prompts": ("no mask",)}, {}, ["no mask", "0 masks"]),
         ({}, dict(probability=1e-6), ["Dublin", "already"]),

@@ -1,0 +1,97 @@
+"""How sure we can be: an estimate over facts with its interval, and the summaries that the paper uses."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.stats
+
+from .checks import fraction, integer, numbers, same_length
+
+
+class Interval(NamedTuple):
+    """An estimate and its bootstrap confidence interval; `f"{interval:+.1%}"` prints "-45.6 % [-50.1, -41.0]"."""
+
+    value: float
+    low: float
+    high: float
+
+    def __format__(self, spec: str) -> str:
+        value, low, high = (format(x, spec).removesuffix("%") for x in self)
+        return f"{value}{' %' if spec.endswith('%') else ''} [{low}, {high}]"
+
+
+def perplexity(log_probability: Sequence[float]) -> float:
+    """exp of the mean -log P(answer): 1 when the model is always sure and right (section 5).
+
+    Args:
+        log_probability: natural logarithms, so at most 0. NaN among them gives NaN.
+    """
+    values = _sample("log_probability", log_probability)
+    if (values > 0).any():
+        raise ValueError(f"log_probability holds {values.max():g}: pass logarithms of probabilities")
+    return float(np.exp(-values.mean()))
+
+
+def relative_change(before: Sequence[float], after: Sequence[float]) -> Interval:
+    """(mean after - mean before) / mean before, with facts resampled in pairs; -0.29 is a fall by 29 %.
+
+    A ratio of means, as in the paper's code: the mean of ratios explodes on facts that the model does not know.
+
+    Raises:
+        ValueError: samples of different lengths, an empty one, infinity in one, or a mean of 0 before.
+    """
+    before, after = _sample("before", before), _sample("after", after)
+    same_length(before=before, after=after)
+    if before.mean() == 0:
+        raise ValueError("before has mean 0, from which no change is relative: compare differences instead")
+
+    def change(b, a, axis):
+        mean = b.mean(axis)
+        return a.mean(axis) / np.where(mean == 0, np.nan, mean) - 1  # of a resample, too
+
+    return bootstrap(change, before, after)
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """The mean and its interval over facts."""
+    return bootstrap(lambda v, axis: v.mean(axis), values)
+
+
+def bootstrap(statistic, *samples: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:
+    """Percentile bootstrap of `statistic(*samples, axis)`, the samples resampled together, one entry per fact.
+
+    Returns:
+        All NaN where a sample holds NaN. `low` and `high` are NaN for a single fact, and each of the three where the
+        statistic has no finite value.
+
+    Raises:
+        ValueError: samples that are empty, of different lengths, or hold infinity; a level outside (0, 1).
+    """
+    samples = [_sample("the sample", sample) for sample in samples]
+    same_length(**{f"sample {i}": sample for i, sample in enumerate(samples, 1)})
+    if fraction("level", level) == 1:
+        raise ValueError("level is 1: choose it below 1, such as 0.95")
+    if any(np.isnan(sample).any() for sample in samples):
+        return Interval(math.nan, math.nan, math.nan)
+    value = statistic(*samples, axis=-1)
+    if len(samples[0]) < 2:
+        return Interval(_finite_or_nan(value), math.nan, math.nan)
+    result = scipy.stats.bootstrap(
+        tuple(samples), statistic, paired=True, vectorized=True, n_resamples=2000, confidence_level=level,
+        method="percentile", rng=np.random.default_rng(integer("seed", seed)),
+    )  # fmt: skip
+    return Interval(*map(_finite_or_nan, (value, *result.confidence_interval)))
+
+
+def _sample(name: str, values: Sequence[float]) -> np.ndarray:
+    """At least one number."""
+    values = numbers(name, values)
+    if len(values) == 0:
+        raise ValueError(f"{name} is empty: pass the value of at least one fact")
+    return values
+
+
+def _finite_or_nan(value: float) -> float:
+    return float(value) if math.isfinite(value) else math.nan
