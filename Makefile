@@ -1,15 +1,18 @@
-# make book   run the notebooks, write the pages       make lab    open the notebooks
-# make test   lint and test                            make bench  measure speed, write its page
+# make book         run the notebooks, write the pages       make lab          open the notebooks
+# make test         lint and test                            make bench        measure speed, write its page
+# make test-lowest  test with the lower bounds               make test-latest  test with the newest of everything
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 STRIP  := $(BIN)/nbstripout --keep-id --verify
 
 .DEFAULT_GOAL := book
-.PHONY: env book lab test bench check-book clean
+.PHONY: python env env-lowest env-latest book lab test test-lowest test-latest bench check-book clean
 
-$(READY): requirements.txt pyproject.toml
+python:
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'
+
+$(READY): requirements.txt pyproject.toml | python
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
@@ -26,6 +29,15 @@ test: env
 	$(BIN)/ruff check .
 	find notebooks -name '*.ipynb' -not -path '*/.*' -exec $(STRIP) {} +
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(ARGS)
+
+env-lowest env-latest: python
+	$(PYTHON) tests/versions.py $(@:env-%=%) --install-only
+
+test-lowest: python
+	$(PYTHON) tests/versions.py lowest $(ARGS)
+
+test-latest: python
+	$(PYTHON) tests/versions.py latest --chapters $(ARGS)
 
 bench: env
 	@mkdir -p _build
