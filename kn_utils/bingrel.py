@@ -4,26 +4,24 @@ The release has one JSON file per relation, a list with one {"th_bags": [...], "
 sentences each. Some of the `h_bags` hold the tail as well. For the lab's facts there are sentences of our own.
 """
 
-import gzip
 import hashlib
-import http.client
 import json
-import os
-import urllib.request
-import zlib
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import platformdirs
 from tqdm.auto import tqdm
 
-from .facts import Fact, load_facts, relation_id
+from .data.download import cache_folder, cached, fetch
+from .data.files import is_text, parse_json, read_bytes, read_json
+from .facts import Fact, load_facts, relation_id, relation_names
 from .pararel import LABELS, RELEASE
 
 LAB_SENTENCES = Path(__file__).parent / "lab" / "sentences.json"
 FOLDER = "BingDistantTREx/final"
 NAME = "final_distant_allbags_{}_new.json"
+AGAIN = "fetch it again"
 COUNTS = (210_217, 266_020)  # sentences with head and tail, with the head alone, in all 34 relations
 SHA256 = {  # of single relations, see `checksum`; the others are counted
     "P101": "b0c082ae70b30f8574b5a47adf35e3e5523d9b5c5da7adb368ef51fee24272fe",
@@ -39,14 +37,17 @@ class Bag(NamedTuple):
     head: tuple[str, ...]
 
 
-def load_prompts(source: str | Path = "bingrel", relations: Iterable[str] | None = None) -> dict[str, list[Bag]]:
+def load_prompts(
+    source: str | Path = "bingrel", relations: Iterable[str] | str | None = None
+) -> dict[str, list[Bag]]:
     """Read `"bingrel"` (downloaded once, then cached), `"lab"`, or a folder of BingREL's files, plain or gzipped.
 
     A download of P19, P36 or P101 is checked against its checksum. For the other relations none is known: they are
-    counted, against the paper's two numbers, whenever all 34 are read.
+    counted, against the paper's two numbers, whenever all 34 are read, and a warning names them when they come. What
+    was downloaded once must stay as it is.
 
     Args:
-        relations: read these, given as "P36" or "P36(capital)"; when None all there are.
+        relations: read these, given as "P36" or "P36(capital)", of which the id counts; when None all there are.
 
     Returns:
         {"P36": [Bag, ...]}: bag number i belongs to fact number i of the relation in ParaRel, or in the lab's world.
@@ -54,37 +55,61 @@ def load_prompts(source: str | Path = "bingrel", relations: Iterable[str] | None
     Raises:
         ConnectionError: a file is not cached and cannot be downloaded.
         FileNotFoundError: the folder lacks a relation.
-        ValueError: a file that is truncated or not in BingREL's format, or a download that is not the release.
+        OSError: a file that cannot be read, or a cache that cannot be written.
+        ValueError: an unknown relation, or none; a file that is truncated or not in BingREL's format; a download that
+            is not the release or has changed since.
     """
-    wanted = None if relations is None else [relation_id(relation) for relation in relations]
+    wanted = None if relations is None else list(dict.fromkeys(map(relation_id, relation_names(relations))))
     if source == "lab":
-        facts = load_facts("lab", relations=wanted)
-        bags: dict[str, list[Bag]] = {}
-        for fact, bag in zip(facts, lab_bags(facts), strict=True):
-            bags.setdefault(relation_id(fact.relation), []).append(bag)
-        return bags
-    if source == "bingrel":
-        unknown = sorted(set(wanted or ()) - LABELS.keys())
-        if unknown:
-            raise ValueError(f"relation {unknown[0]!r} is not in BingREL: choose from {', '.join(LABELS)}")
-        names = wanted or list(LABELS)
-        bags = {name: _read(_cached(name)) for name in tqdm(names, desc="BingREL", unit="relation")}
-        _verify(bags)
-        return bags
-    folder = Path(source)
-    names = (NAME.format("*"), NAME.format("*") + ".gz")
-    found = {path.name.split("_")[3]: path for name in names for path in sorted(folder.glob(name))}
+        return _from_lab(wanted)
+    return _from_release(wanted) if source == "bingrel" else _from_folder(Path(source), wanted)
+
+
+def _from_lab(wanted: list[str] | None) -> dict[str, list[Bag]]:
+    facts, bags = load_facts("lab", relations=wanted), {}
+    for fact, bag in zip(facts, lab_bags(facts), strict=True):
+        bags.setdefault(relation_id(fact.relation), []).append(bag)
+    return bags
+
+
+def _from_release(wanted: list[str] | None) -> dict[str, list[Bag]]:
     for name in wanted or ():
-        if name not in found:
-            raise FileNotFoundError(f"{str(folder)!r} has no file of {name}: it holds {', '.join(found) or 'none'}")
+        if name not in LABELS:
+            raise ValueError(f"relation {name!r} is not in BingREL: choose from {', '.join(LABELS)}")
+    bags, new = {}, []
+    for name in tqdm(wanted or LABELS, desc="BingREL", unit="relation"):
+        bags[name] = _cached(name, new)
+    _verify_counts(bags)
+    if unknown := [name for name in new if name not in SHA256]:
+        warnings.warn(
+            f"BingREL's {', '.join(unknown)}: no checksum is known, so the text that was downloaded is not verified; "
+            "from now on it is compared with this download",
+            stacklevel=3,
+        )
+    return bags
+
+
+def _from_folder(folder: Path, wanted: list[str] | None) -> dict[str, list[Bag]]:
+    found: dict[str, Path] = {}
+    for path in sorted(path for ending in ("", ".gz") for path in folder.glob(NAME.format("*") + ending)):
+        name = path.name.split("_")[3]
+        if name in found:
+            raise ValueError(f"{str(folder)!r} has two files of {name}: remove {found[name].name} or {path.name}")
+        found[name] = path
     if not found:
         raise FileNotFoundError(f"{str(folder)!r} holds no BingREL files: pass 'bingrel', 'lab' or their folder")
-    return {name: _read(found[name]) for name in wanted or found}
+    for name in wanted or ():
+        if name not in found:
+            raise FileNotFoundError(f"{str(folder)!r} has no file of {name}: it holds {', '.join(found)}")
+    paths = {name: found[name] for name in wanted or found}
+    return {name: _parse(read_bytes(path, "BingREL's file", AGAIN), repr(str(path))) for name, path in paths.items()}
 
 
 def lab_bags(facts: Sequence[Fact]) -> list[Bag]:
     """Free sentences about each fact of the lab's world, written for this purpose; no template is among them."""
-    frames = json.loads(LAB_SENTENCES.read_text())
+    frames = read_json(LAB_SENTENCES, "the lab's sentences", "install kn_utils again")
+    if unknown := {fact.relation for fact in facts} - frames["head"].keys():
+        raise ValueError(f"the lab has no sentences about {sorted(unknown)[0]!r}: pass facts of load_facts('lab')")
 
     def filled(part, fact):
         return tuple(
@@ -99,61 +124,48 @@ def checksum(bags: dict[str, list[Bag]]) -> str:
     return hashlib.sha256(json.dumps(bags, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _verify(bags: dict[str, list[Bag]]) -> None:
-    """Raise ValueError unless this is the release, as far as that can be told."""
-    again = f"remove it from {str(_cache())!r} if it is there, and try again"
-    for name in sorted(bags.keys() & SHA256.keys()):
-        if (digest := checksum({name: bags[name]})) != SHA256[name]:
-            raise ValueError(f"BingREL's {name} has checksum {digest[:12]}, expected {SHA256[name][:12]}: {again}")
+def _verify(relation: str, bags: list[Bag]) -> None:
+    """Raise ValueError unless this is the released file of a relation, where its checksum is known."""
+    if relation in SHA256 and (digest := checksum({relation: bags})) != SHA256[relation]:
+        known = SHA256[relation][:12]
+        raise ValueError(f"BingREL's {relation} has checksum {digest[:12]}, expected {known}: try again")
+
+
+def _verify_counts(bags: dict[str, list[Bag]]) -> None:
+    """Raise ValueError if all relations are there, but not as many sentences as the paper says."""
     every = [bag for relation in bags.values() for bag in relation]
     counts = sum(len(bag.head_and_tail) for bag in every), sum(len(bag.head) for bag in every)
     if bags.keys() == LABELS.keys() and counts != COUNTS:
-        raise ValueError(f"BingREL has {counts} sentences, expected {COUNTS}: clear {str(_cache())!r} and try again")
+        folder = str(cache_folder() / "bingrel")
+        raise ValueError(f"BingREL has {counts} sentences, expected {COUNTS}: clear {folder!r} and try again")
 
 
-def _read(path: Path) -> list[Bag]:
-    try:
-        return _parse(path.read_bytes(), path)
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} cannot be read ({error}): fetch it again") from None
-
-
-def _parse(raw: bytes, origin: str | Path) -> list[Bag]:
-    try:
-        rows = json.loads(gzip.decompress(raw) if str(origin).endswith(".gz") else raw)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise ValueError(f"{str(origin)!r} is truncated or not JSON ({error}): fetch it again") from None
+def _parse(raw: bytes, origin: str) -> list[Bag]:
+    rows = parse_json(raw, origin, AGAIN)
 
     def is_texts(value):
-        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+        return isinstance(value, list) and all(map(is_text, value))
 
-    if not isinstance(rows, list) or not all(
+    if not isinstance(rows, list) or not rows or not all(
         isinstance(row, dict) and is_texts(row.get("th_bags")) and is_texts(row.get("h_bags")) for row in rows
     ):
         expected = '[{"th_bags": [sentences], "h_bags": [sentences]}, ...]'
-        raise ValueError(f"{str(origin)!r} is not in BingREL's format: expected {expected}")
+        raise ValueError(f"{origin} is not in BingREL's format: expected {expected}")
     return [Bag(tuple(row["th_bags"]), tuple(row["h_bags"])) for row in rows]
 
 
-def _cache() -> Path:
-    return Path(platformdirs.user_cache_dir("kn_utils")) / "bingrel"
+def _cached(relation: str, new: list[str]) -> list[Bag]:
+    """The sentences of a relation; it is added to `new` if they had to be verified first."""
+    url = f"{RELEASE}/{FOLDER}/{NAME.format(relation)}"
 
+    def verify(bags):
+        _verify(relation, bags)
+        new.append(relation)
 
-def _cached(relation: str) -> Path:
-    path = _cache() / (NAME.format(relation) + ".gz")
-    if not path.exists():
-        url = f"{RELEASE}/{FOLDER}/{NAME.format(relation)}"
-        try:
-            with urllib.request.urlopen(url, timeout=60) as response:
-                raw = response.read()
-        except (OSError, http.client.HTTPException) as error:  # the latter where a download is cut short
-            raise ConnectionError(
-                f"BingREL is not cached and {url} cannot be reached ({error}): connect once to download it, or pass "
-                "load_prompts() the folder of a local copy"
-            ) from None
-        _verify({relation: _parse(raw, url)})  # before it is kept
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        partial.write_bytes(gzip.compress(raw))
-        partial.replace(path)  # at once: a download that is cut short leaves nothing behind
-    return path
+    return cached(
+        cache_folder() / "bingrel" / (NAME.format(relation) + ".gz"),
+        f"BingREL's {relation}",
+        lambda: fetch(url, "BingREL", "pass load_prompts() the folder of a local copy"),
+        _parse,
+        verify,
+    )

@@ -1,16 +1,17 @@
 """Facts as cloze prompts, in the format of ParaRel (Elazar et al. 2021) as released by Dai et al. 2022."""
 
-import gzip
-import json
 import random
-import re
-import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from os.path import commonprefix
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .pararel import cached_pararel
+from .checks import count, integer
+from .data.bags import COLUMNS, ROLES, read_bags, write_bags
+from .data.files import is_text
+from .data.subjects import infer_subjects
+from .pararel import pararel_bags
+
+__all__ = ["LAB_FACTS", "Fact", "load_facts", "read_bags", "relation_id", "relation_names", "write_bags", "write_facts"]
 
 LAB_FACTS = Path(__file__).parent / "lab" / "facts.json.gz"
 
@@ -29,70 +30,71 @@ class Fact:
     prompts: tuple[str, ...]
     heldout_prompts: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        for name in ("prompts", "heldout_prompts"):
+            if isinstance(prompts := getattr(self, name), str):
+                raise TypeError(f"{name} is the text {prompts!r}: pass a tuple of prompts, ({prompts!r},)")
+            object.__setattr__(self, name, tuple(prompts))
+
 
 def load_facts(
     source: str | Path = "lab",
-    relations: Iterable[str] | None = None,
+    relations: Iterable[str] | str | None = None,
     n_facts: int | None = None,
     seed: int = 0,
 ) -> list[Fact]:
     """Read `"lab"` (the shipped world), `"pararel"` (downloaded once, then cached), or a ParaRel JSON or JSON.gz file.
 
-    The last quarter of each fact's prompts, at least one, is held out.
+    A prompt that a fact has twice counts once, where it first stands. Then the last quarter of each fact's prompts, at
+    least one, is held out, unless the file says which ones are. A fact that a file has twice, as ParaRel has 17, stays
+    two facts; so each keeps its number in the file.
 
     Args:
-        relations: keep these, given as "P36" or "P36(capital)"; all when None.
-        n_facts: a random sample of this many, spread evenly over the relations; all when None.
+        relations: keep these, given as "P36" or "P36(capital)", of which the id counts; all when None.
+        n_facts: a random sample of this many, spread evenly over the relations; all when None or if there are no more.
         seed: of that sample.
 
     Raises:
-        ValueError: a relation the source lacks, or a file that is truncated or not in ParaRel's format.
+        ValueError: a relation the source lacks, none at all, or n_facts below 1; or a file that is truncated, not in
+            ParaRel's format, or without subjects where these cannot be told from its prompts.
+        TypeError: n_facts or seed is not a whole number, or a relation not a text.
         FileNotFoundError: no such file.
+        OSError: a folder, or a file that cannot be read.
         ConnectionError: ParaRel is not cached and cannot be downloaded.
     """
-    path = LAB_FACTS if source == "lab" else cached_pararel() if source == "pararel" else source
-    bags = read_bags(path)
-    facts = [fact for relation_bags in bags.values() for fact in _facts_of_relation(relation_bags)]
-    if relations is not None:
-        facts = _keep_relations(facts, list(relations), source)
+    wanted = None if relations is None else relation_names(relations)
+    n_facts = None if n_facts is None else count("n_facts", n_facts)
+    seed = integer("seed", seed)
+    bags = pararel_bags() if source == "pararel" else read_bags(LAB_FACTS if source == "lab" else source)
+    facts = _facts_of(bags, f"facts file {str(source)!r}")
+    if wanted is not None:
+        facts = _keep_relations(facts, wanted, source)
     return facts if n_facts is None else _sample(facts, n_facts, seed)
 
 
-def read_bags(path: str | Path) -> dict[str, list]:
-    """Read {"P36": [bag, ...], ...}; a bag is one fact's rows [prompt, answer, "P36(capital)"]."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"facts file {str(path)!r} does not exist: pass 'lab', 'pararel' or a path to a JSON file"
-        )
-    try:
-        raw = path.read_bytes()
-        bags = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
-    except (EOFError, OSError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"facts file {str(path)!r} is truncated or not JSON ({error}): fetch or write it again"
-        ) from None
-    if not _is_pararel(bags):
-        raise ValueError(
-            f"facts file {str(path)!r} is not in ParaRel's format: expected "
-            '{"P36": [[["The capital of Ireland is [MASK].", "Dublin", "P36(capital)"], ...], ...]}'
-        )
-    return bags
-
-
 def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
-    """Write `facts` in ParaRel's format, gzipped when `path` ends in .gz. The inverse of `load_facts(path)`."""
-    bags: dict[str, list] = {}
+    """Write `facts` in ParaRel's format, gzipped when `path` ends in .gz. The inverse of `load_facts(path)`.
+
+    The file has ParaRel's three columns if the same facts can be read from these, else subjects as a fourth column, or
+    those and each prompt's role as a fourth and fifth. Facts of one relation stand together in it; a prompt that a fact
+    has twice is written once, where it first stands.
+
+    Raises:
+        ValueError: no facts, or one without prompts to find neurons with, or with an empty text.
+        TypeError: something that is no Fact.
+        OSError: the file cannot be written.
+    """
+    facts = [_writable(fact) for fact in ([facts] if isinstance(facts, Fact) else facts)]
+    if not facts:
+        raise ValueError(f"there are no facts to write into {str(path)!r}: pass at least one")
+    groups: dict[str, list[Fact]] = {}
     for fact in facts:
-        rows = [[prompt, fact.answer, fact.relation] for prompt in (*fact.prompts, *fact.heldout_prompts)]
-        bags.setdefault(relation_id(fact.relation), []).append(rows)
+        groups.setdefault(relation_id(fact.relation), []).append(fact)
+    for n_columns in range(3, len(COLUMNS) + 1):
+        bags = {group: [_rows(fact, n_columns) for fact in own] for group, own in groups.items()}
+        if list(_each_fact(bags)) == [fact for own in groups.values() for fact in own]:
+            break
     write_bags(bags, path)
-
-
-def write_bags(bags: dict[str, list], path: str | Path) -> None:
-    """Write {"P36": [bag, ...], ...}, the format that `read_bags` reads."""
-    raw = json.dumps(bags, ensure_ascii=False).encode()
-    Path(path).write_bytes(gzip.compress(raw, mtime=0) if str(path).endswith(".gz") else raw)
 
 
 def relation_id(relation: str) -> str:
@@ -100,56 +102,86 @@ def relation_id(relation: str) -> str:
     return relation.partition("(")[0]
 
 
-def _is_pararel(bags) -> bool:
-    def is_list_of(is_item, value):
-        return isinstance(value, list) and len(value) > 0 and all(map(is_item, value))
+def relation_names(relations: Iterable[str] | str) -> list[str]:
+    """The relations that a caller names as a list, each once; one name alone, "P36", is a list of one.
 
-    def is_row(row):
-        return is_list_of(lambda cell: isinstance(cell, str), row) and len(row) == 3 and row[2] == row[2].strip()
+    Raises:
+        ValueError: there are none.
+        TypeError: one is no text.
+    """
+    names = list(dict.fromkeys([relations] if isinstance(relations, str) else relations))
+    if not names:
+        raise ValueError("relations is empty: name at least one, such as 'P36', or leave it out for all of them")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"relation {name!r} is no text: name it as in 'P36'")
+    return names
 
-    def is_bag(bag):
-        return is_list_of(is_row, bag) and len({(answer, relation) for _, answer, relation in bag}) == 1
 
-    return isinstance(bags, dict) and is_list_of(lambda group: is_list_of(is_bag, group), list(bags.values()))
-
-
-def _facts_of_relation(bags: Sequence[list]) -> list[Fact]:
-    facts = []
-    for bag, subject in zip(bags, _subjects(bags), strict=True):
-        prompts = tuple(row[0] for row in bag)
-        n_heldout = max(1, len(prompts) // 4) if len(prompts) > 1 else 0
-        cut = len(prompts) - n_heldout
-        facts.append(Fact(subject, bag[0][2], bag[0][1], prompts[:cut], prompts[cut:]))
+def _facts_of(bags: dict[str, list], name: str) -> list[Fact]:
+    """The facts of a file, or ValueError where a subject cannot be told."""
+    facts = list(_each_fact(bags))
+    for fact in facts:
+        if fact.subject is None:
+            raise ValueError(
+                f"{name} does not tell the subject of {fact.prompts[0]!r} in {fact.relation}: add it to each of the "
+                "relation's rows as a fourth column, [prompt, answer, relation, subject]"
+            )
+        if not fact.prompts:
+            raise ValueError(f"{name} holds out all prompts of {fact.subject!r} in {fact.relation}: mark one as 'find'")
     return facts
 
 
-def _subjects(bags: Sequence[list]) -> list[str]:
-    """ParaRel stores no subjects. Prompts of one template share all but the subject, so the subject is what differs."""
-    prompts = [bag[0][0] for bag in bags]
-    if len(set(prompts)) == 1:
-        return [_shared_text([row[0] for row in bags[0]])] * len(bags)
-    # The shared text ends with a word, or two names that begin or end alike would lose those letters.
-    before = re.search(r"^(.*\s)?", commonprefix(prompts)).group()
-    after = re.search(r"(\W.*)?$", commonprefix([prompt[::-1] for prompt in prompts])[::-1]).group()
-    subjects = [prompt[len(before) : len(prompt) - len(after)] for prompt in prompts]
-    return [subject or _shared_text([row[0] for row in bag]) for subject, bag in zip(subjects, bags, strict=True)]
+def _each_fact(bags: dict[str, list]) -> Iterator[Fact]:
+    """The fact of each bag; its subject is None where that cannot be told."""
+    for group in bags.values():
+        prompts = [list(dict.fromkeys(row[0] for row in bag)) for bag in group]
+        inferred = infer_subjects(prompts) if any(len(bag[0]) < 4 for bag in group) else [None] * len(group)
+        for bag, own, subject in zip(group, prompts, inferred, strict=True):
+            _, answer, relation, *given = bag[0]
+            yield Fact(given[0] if given else subject, relation, answer, *_split(bag, own))
 
 
-def _shared_text(prompts: Sequence[str]) -> str:
-    """The longest text that stands in every prompt of a single fact: its subject."""
-    first = prompts[0]
-    spans = [first[i:j] for i in range(len(first)) for j in range(i + 1, len(first) + 1)]
-    shared = [span for span in spans if "[" not in span and "]" not in span and all(span in p for p in prompts)]
-    return max(shared, key=len, default="").strip(" .,")
+def _split(bag: list, prompts: list[str]) -> tuple[list[str], list[str]]:
+    """A fact's distinct prompts to find neurons with, and those held out."""
+    if len(bag[0]) == len(COLUMNS):
+        roles = {row[0]: row[4] for row in reversed(bag)}  # of a prompt that stands there twice, the first
+        find, heldout = ([prompt for prompt in prompts if roles[prompt] == role] for role in ROLES)
+        return find, heldout
+    n_heldout = max(1, len(prompts) // 4) if len(prompts) > 1 else 0
+    return prompts[: len(prompts) - n_heldout], prompts[len(prompts) - n_heldout :]
 
 
-def _keep_relations(facts: list[Fact], relations: list[str], source) -> list[Fact]:
+def _rows(fact: Fact, n_columns: int) -> list[list[str]]:
+    """The first columns of the rows of a fact."""
+    roles = [*(ROLES[0] for _ in fact.prompts), *(ROLES[1] for _ in fact.heldout_prompts)]
+    prompts = (*fact.prompts, *fact.heldout_prompts)
+    whole = [[p, fact.answer, fact.relation, fact.subject, role] for p, role in zip(prompts, roles, strict=True)]
+    return [row[:n_columns] for row in whole]
+
+
+def _writable(fact: Fact) -> Fact:
+    """The fact with each prompt once, or one line that says why it cannot be written."""
+    if not isinstance(fact, Fact):
+        raise TypeError(f"{fact!r} is no fact: pass a list of Fact")
+    prompts = dict.fromkeys(fact.prompts)
+    heldout = [prompt for prompt in dict.fromkeys(fact.heldout_prompts) if prompt not in prompts]
+    texts = (fact.subject, fact.relation, fact.answer, *prompts, *heldout)
+    if not prompts or not all(is_text(text) and text.strip() for text in texts):
+        triple = f"the fact {(fact.subject, fact.relation, fact.answer)}"
+        raise ValueError(f"{triple} cannot be written: give it a prompt, and no text that is empty or half a character")
+    if fact.relation != fact.relation.strip():
+        raise ValueError(f"{fact.relation!r} cannot be written: leave out the space around it")
+    return replace(fact, prompts=tuple(prompts), heldout_prompts=tuple(heldout))
+
+
+def _keep_relations(facts: list[Fact], wanted: Sequence[str], source) -> list[Fact]:
     known = {relation_id(fact.relation) for fact in facts}
-    for relation in relations:
-        if relation_id(relation) not in known:
-            raise ValueError(f"relation {relation!r} is not in {str(source)!r}: choose from {', '.join(sorted(known))}")
-    wanted = {relation_id(relation) for relation in relations}
-    return [fact for fact in facts if relation_id(fact.relation) in wanted]
+    for name in wanted:
+        if relation_id(name) not in known:
+            raise ValueError(f"relation {name!r} is not in {str(source)!r}: choose from {', '.join(sorted(known))}")
+    ids = {relation_id(name) for name in wanted}
+    return [fact for fact in facts if relation_id(fact.relation) in ids]
 
 
 def _sample(facts: list[Fact], n_facts: int, seed: int) -> list[Fact]:

@@ -1,14 +1,13 @@
 """ParaRel as Dai et al. (2022) used it, rebuilt from the pairs and patterns they released, verified and cached."""
 
-import gzip
 import hashlib
 import json
-import os
-import urllib.request
-from pathlib import Path
 
-import platformdirs
 from tqdm.auto import tqdm
+
+from .data.bags import check_bags
+from .data.download import cache_folder, cached, fetch
+from .data.files import one_line, parse_json, parse_json_lines
 
 RELEASE = (
     "https://raw.githubusercontent.com/Hunter-DDM/knowledge-neurons/"
@@ -32,36 +31,43 @@ LABELS = {
 }  # fmt: skip
 
 
-def cached_pararel() -> Path:
-    """The path of ParaRel in the user's cache folder; downloaded, rebuilt and verified the first time.
+def pararel_bags() -> dict[str, list]:
+    """ParaRel, see `data.bags`: from the user's cache folder; downloaded, rebuilt and verified the first time.
 
     Raises:
         ConnectionError: it is not cached and the release cannot be reached.
-        ValueError: what was downloaded is not the release.
+        ValueError: what was downloaded is not the release, or the cached file has changed since.
+        OSError: the cache cannot be written.
     """
-    path = Path(platformdirs.user_cache_dir("kn_utils")) / "pararel.json.gz"
-    if not path.exists():
-        bags = download_bags()
-        verify(bags)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        partial.write_bytes(gzip.compress(json.dumps(bags, ensure_ascii=False).encode()))
-        partial.replace(path)  # at once: a download that is cut short leaves nothing behind
-    return path
+
+    def parse(raw: bytes, origin: str) -> dict[str, list]:
+        bags = parse_json(raw, origin, "delete it and try again")
+        check_bags(bags, origin)
+        return bags
+
+    def make() -> bytes:
+        return json.dumps(download_bags(), ensure_ascii=False).encode()
+
+    return cached(cache_folder() / "pararel.json.gz", "ParaRel", make, parse, verify)
 
 
 def download_bags() -> dict[str, list]:
     """Fill every released pattern of a relation with every released <subject, answer> pair of it."""
-    pairs = json.loads(_fetch("BingDistantTREx/query_pairs.json"))  # {"P36": [["Ireland", "Dublin"], ...]}
+    address = "BingDistantTREx/query_pairs.json"
+    pairs = parse_json(_fetch(address), address, "try again")  # {"P36": [["Ireland", "Dublin"], ...]}
     bags = {}
     for relation in tqdm(LABELS, desc="Downloading ParaRel", unit="relation"):
-        lines = _fetch(f"PARAREL/raw_data/patterns/{relation}.jsonl").splitlines()
-        patterns = [json.loads(line)["pattern"] for line in lines if line.strip()]
-        label = f"{relation}({LABELS[relation]})"
-        bags[relation] = [
-            [[pattern.replace("[X]", subject).replace("[Y]", "[MASK]"), answer, label] for pattern in patterns]
-            for subject, answer in pairs[relation]
-        ]
+        address = f"PARAREL/raw_data/patterns/{relation}.jsonl"
+        try:
+            patterns = [line["pattern"] for line in parse_json_lines(_fetch(address), address, "try again")]
+            label = f"{relation}({LABELS[relation]})"
+            bags[relation] = [
+                [[pattern.replace("[X]", subject).replace("[Y]", "[MASK]"), answer, label] for pattern in patterns]
+                for subject, answer in pairs[relation]
+            ]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise ValueError(f"ParaRel's {relation} is not in the form it had ({reason}): try again") from None
     return bags
 
 
@@ -81,12 +87,5 @@ def checksum(bags: dict[str, list]) -> str:
     return hashlib.sha256(json.dumps(bags, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _fetch(path: str) -> str:
-    try:
-        with urllib.request.urlopen(f"{RELEASE}/{path}", timeout=60) as response:
-            return response.read().decode()
-    except OSError as error:
-        raise ConnectionError(
-            f"ParaRel is not cached and {RELEASE}/{path} cannot be reached ({error}): connect once to download it, "
-            "or pass load_facts() the path of a local copy"
-        ) from None
+def _fetch(path: str) -> bytes:
+    return fetch(f"{RELEASE}/{path}", "ParaRel", "pass load_facts() the path of a local copy")

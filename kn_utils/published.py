@@ -4,19 +4,16 @@
 """
 
 import argparse
-import gzip
 import hashlib
 import json
-import os
-import urllib.request
-import zlib
-from http.client import HTTPException
 from pathlib import Path
 
 import pandas as pd
-import platformdirs
 from tqdm.auto import tqdm
 
+from .command_line import one_line_errors
+from .data.download import cache_folder, cached, fetch
+from .data.files import is_text, one_line, parse_json, parse_json_lines, read_bytes, read_json, write_atomically
 from .holders import describe
 from .metrics import Interval
 from .models import Neuron
@@ -32,6 +29,7 @@ FACTS = (
     "https://raw.githubusercontent.com/yanaiela/pararel/845c42a218d9d26ae9d2cc9ba2ba780741c4e57e/"
     "data/trex_lms_vocab/{}.jsonl"
 )
+NAME = "EleutherAI's list of neurons"
 N_FACTS = 27_610
 SHA256 = "cc86910a86f7fce0cc879ebc311cb16225b6ffe313426febfe18cb995c4ba664"  # of the facts, see `checksum`
 
@@ -42,12 +40,11 @@ RELATIONS = LABELS | {  # Dai et al. left these five out
 N_LAYERS = 12
 ABOUT = {"model": "bert-base-uncased", "threshold": 0.3, "share": 0.3, "n_neurons": 3072}
 SHIPPED = Path(__file__).parent / "data" / "published_neurons.json"
-_INTERVAL = set(Interval._fields)
 
 
 def published_figures() -> dict:
     """What `holders.describe` says of the published facts, with "about"; shipped, so nothing is downloaded."""
-    return json.loads(SHIPPED.read_text(), object_hook=lambda d: Interval(**d) if d.keys() == _INTERVAL else d)
+    return _intervals(read_json(SHIPPED, "the shipped figures", "install kn_utils again"))
 
 
 def load_published_neurons(path: str | Path | None = None) -> pd.DataFrame:
@@ -59,33 +56,19 @@ def load_published_neurons(path: str | Path | None = None) -> pd.DataFrame:
     Raises:
         ConnectionError: they are not cached and cannot be downloaded.
         FileNotFoundError: no file at `path`.
+        OSError: the file cannot be read, or the cache not be written.
         ValueError: what was downloaded is not what was published, or the file is damaged.
     """
-    rows = read_rows(_cached() if path is None else path)
-    facts = pd.DataFrame(rows, columns=["uuid", "relation", "subject", "answer", "neurons"])
-    facts["relation"] = [f"{relation}({RELATIONS[relation]})" for relation in facts.relation]
-    facts["neurons"] = [frozenset(Neuron(*neuron) for neuron in neurons) for neurons in facts.neurons]
-    return facts.drop(columns="uuid")
+    return _table(_cached() if path is None else read_rows(path))
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """Read one JSON object a line, gzipped where `path` ends in .gz: uuid, relation, subject, answer, neurons."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"published facts {str(path)!r} do not exist: pass the path of a copy, or none")
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-        rows = [json.loads(line) for line in text.splitlines()]
-        checksum(rows)  # reads every field
-        unknown = {row["relation"] for row in rows} - RELATIONS.keys()
-        if unknown or not rows:
-            raise ValueError(f"relations {sorted(unknown)} are not ParaRel's" if unknown else "no facts")
-    except (EOFError, KeyError, OSError, TypeError, ValueError, zlib.error) as error:
-        raise ValueError(
-            f"published facts {str(path)!r} are damaged or of another form ({error!r}): delete or replace the file"
-        ) from None
-    return rows
+    """Read one JSON object a line, gzipped or plain: uuid, relation, subject, answer, neurons.
+
+    A flipped bit in a gzipped file is noticed; in a plain one it may not be.
+    """
+    raw = read_bytes(path, "file of published facts", "pass the path of another copy, or none")
+    return _parse(raw, f"file of published facts {str(path)!r}")
 
 
 def download_rows() -> list[dict]:
@@ -93,12 +76,11 @@ def download_rows() -> list[dict]:
     with tqdm(total=len(SHARDS) + len(RELATIONS), desc="Downloading published neurons", unit="file") as progress:
         neurons: dict[str, list] = {}
         for shard in SHARDS:
-            neurons |= json.loads(_fetch(NEURONS.format(shard)))  # {uuid: [[layer, index], ...]}
+            neurons |= parse_json(_fetch(NEURONS.format(shard)), f"shard {shard}")  # {uuid: [[layer, index], ...]}
             progress.update()
         rows = []
         for relation in RELATIONS:
-            facts = [json.loads(line) for line in _fetch(FACTS.format(relation)).splitlines() if line.strip()]
-            for fact in facts:
+            for fact in parse_json_lines(_fetch(FACTS.format(relation)), relation):
                 names = {"uuid": fact["uuid"], "subject": fact["sub_label"], "answer": fact["obj_label"]}
                 rows.append({**names, "relation": relation, "neurons": neurons[fact["uuid"]]})
             progress.update()
@@ -122,30 +104,65 @@ def checksum(rows: list[dict]) -> str:
     return hashlib.sha256(json.dumps(canonical, separators=(",", ":")).encode()).hexdigest()
 
 
-def _cached() -> Path:
-    path = Path(platformdirs.user_cache_dir("kn_utils")) / "published_neurons.jsonl.gz"
-    if not path.exists():
-        try:
-            rows = download_rows()
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"the published neurons are not in the form they had ({error!r}): try again") from None
-        verify(rows)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.part")
-        partial.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-        partial.replace(path)  # at once: a download that is cut short leaves nothing behind
-    return path
-
-
-def _fetch(address: str) -> str:
+def _parse(raw: bytes, origin: str) -> list[dict]:
+    damaged = "damaged or of another form"
     try:
-        with urllib.request.urlopen(address, timeout=60) as response:
-            return response.read().decode()
-    except (HTTPException, OSError) as error:
-        raise ConnectionError(
-            f"the published neurons are not cached and {address} cannot be reached ({error}): connect once to download "
-            "them, or pass load_published_neurons() the path of a local copy"
-        ) from None
+        rows = parse_json_lines(raw, origin)
+    except ValueError as error:
+        raise ValueError(f"{origin} is {damaged} ({one_line(error)}): delete or replace the file") from None
+    if wrong := next((row for row in rows if not _is_row(row)), None if rows else "no facts"):
+        raise ValueError(f"{origin} is {damaged} ({str(wrong)[:100]!r}): delete or replace the file")
+    return rows
+
+
+def _is_row(row) -> bool:
+    """Whether this is a fact of ParaRel with neurons of BERT."""
+    return (
+        isinstance(row, dict)
+        and all(is_text(row.get(name)) for name in ("uuid", "relation", "subject", "answer"))
+        and row["relation"] in RELATIONS
+        and isinstance(row.get("neurons"), list)
+        and all(map(_is_neuron, row["neurons"]))
+    )
+
+
+def _is_neuron(pair) -> bool:
+    bounds = (N_LAYERS, ABOUT["n_neurons"])
+    whole = isinstance(pair, list) and len(pair) == 2 and all(type(number) is int for number in pair)
+    return whole and all(0 <= number < bound for number, bound in zip(pair, bounds, strict=True))
+
+
+def _table(rows: list[dict]) -> pd.DataFrame:
+    facts = pd.DataFrame(rows, columns=["uuid", "relation", "subject", "answer", "neurons"])
+    facts["relation"] = [f"{relation}({RELATIONS[relation]})" for relation in facts.relation]
+    facts["neurons"] = [frozenset(Neuron(*neuron) for neuron in neurons) for neurons in facts.neurons]
+    return facts.drop(columns="uuid")
+
+
+def _cached() -> list[dict]:
+    return cached(cache_folder() / "published_neurons.jsonl.gz", NAME, _download, _parse, verify)
+
+
+def _download() -> bytes:
+    try:
+        return "\n".join(map(json.dumps, download_rows())).encode()
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(f"the published neurons are not in the form they had ({reason}): try again") from None
+
+
+def _fetch(address: str) -> bytes:
+    return fetch(address, NAME, "pass load_published_neurons() the path of a local copy")
+
+
+def _intervals(value):
+    """From JSON: an object with an Interval's names becomes one."""
+    if isinstance(value, list):
+        return [_intervals(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    value = {key: _intervals(entry) for key, entry in value.items()}
+    return Interval(**value) if value.keys() == set(Interval._fields) else value
 
 
 def _plain(value):
@@ -161,18 +178,16 @@ def _plain(value):
 
 def derive(path: str | Path | None = None) -> dict:
     """The content of the shipped file, derived anew from `path` or a download."""
-    path = _cached() if path is None else path
-    verify(read_rows(path))
+    rows = _cached() if path is None else read_rows(path)
+    verify(rows)
     about = ABOUT | {"neurons": NEURONS, "facts": FACTS, "sha256": SHA256}
-    return _plain({"about": about} | describe(load_published_neurons(path), N_LAYERS))
+    return _plain({"about": about} | describe(_table(rows), N_LAYERS))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m kn_utils.published", description=__doc__.splitlines()[0])
     parser.add_argument("path", nargs="?", help="a local copy of the facts; downloaded when left out")
-    try:
-        figures = derive(parser.parse_args().path)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
-    SHIPPED.write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"wrote {SHIPPED}")
+    with one_line_errors(f"{SHIPPED.name} is as it was; start the command again"):
+        text = json.dumps(derive(parser.parse_args().path), indent=1) + "\n"
+        write_atomically(SHIPPED, lambda partial: partial.write_bytes(text.encode()))
+        print(f"wrote {SHIPPED}")

@@ -1,19 +1,21 @@
 """The result file of a run: one row per fact in one Parquet file, and the tables that the chapters show."""
 
 import json
-import os
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import uuid4
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from .data.files import one_line, parse_json
+from .data.files import write_atomically as replace_file  # noqa: F401 - its former name
+from .data.tables import read_table, write_table
 from .models import Neuron
 
 KINDS = ("knowledge", "baseline", "matched", "random")
+COLUMNS = ("subject", "relation", "answer", "n_prompts", "share", "known")
 TABLES = ("effects", "updates", "erasures", "activations")  # several rows per fact, stored with it as a list
 ABOUT = b"kn_utils run"  # the key of the description in the file's metadata
 
@@ -52,24 +54,36 @@ class Results:
 def read_results(path: str | Path) -> Results:
     """Read the result file of `python -m kn_utils.runs`, or the one in a folder.
 
+    The file holds a digest of all that it says. A file of an older version has none and is read with a warning.
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, or not one of ours.
+        ValueError: the file is damaged or was changed, is not one of ours, or has neurons that its model does not have.
     """
     path = Path(path)
     path = path / "results.parquet" if path.is_dir() else path
+    name = f"result file {str(path)!r}"
     if not path.exists():
-        raise FileNotFoundError(f"result file {str(path)!r} does not exist: make it with `python -m kn_utils.runs`")
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"result file {str(path)!r} is damaged ({str(error).splitlines()[0]}): run again") from None
-    about = (table.schema.metadata or {}).get(ABOUT)
-    if about is None:
+        raise FileNotFoundError(f"{name} does not exist: make it with `python -m kn_utils.runs`")
+    table, verified = read_table(path, "result file", "run again")
+    raw = (table.schema.metadata or {}).get(ABOUT)
+    if raw is None:
         raise ValueError(f"{str(path)!r} is no result file of `python -m kn_utils.runs`: pass one, or its folder")
-    if missing := {*KINDS, *TABLES, "scores"} - {*table.column_names}:
-        raise ValueError(f"result file {str(path)!r} of another version lacks {', '.join(sorted(missing))}: run again")
-    return _unpack(table, json.loads(about))
+    if missing := {*COLUMNS, *KINDS, *TABLES, "scores"} - {*table.column_names}:
+        raise ValueError(f"{name} of another version lacks {', '.join(sorted(missing))}: run again")
+    about = parse_json(raw, f"the description in {name}", "run again")
+    sizes = [about.get(size) for size in ("n_layers", "n_neurons")] if isinstance(about, dict) else []
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"the description in {name} lacks n_layers or n_neurons: run again")
+    try:
+        for column in (*KINDS, "scores"):
+            _check_neurons(table.column(column), column, *sizes)
+        results = _unpack(table, about)
+    except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{name} is damaged or of another form ({one_line(error)}): run again") from None
+    if not verified:
+        warnings.warn(f"{name} is of an older version, without a digest: damage goes unnoticed", stacklevel=2)
+    return results
 
 
 def write_results(path: str | Path, about: dict, facts: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Results:
@@ -85,24 +99,6 @@ def write_results(path: str | Path, about: dict, facts: pd.DataFrame, tables: di
     return read_results(path)
 
 
-def write_table(table: pa.Table, path: str | Path) -> None:
-    """Write a Parquet file, at once, with a checksum of every page."""
-    options = {"compression": "zstd", "write_page_checksum": True}
-    replace_file(Path(path), lambda partial: pq.write_table(table, partial, **options))
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a file so that a stop or a power cut leaves the old one or the new one, never half of it.
-
-    Processes that share a folder, on one machine or many, have each their own half-written file.
-    """
-    partial = path.with_suffix(f".{uuid4().hex}.part")
-    write(partial)
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
 def neuron_lists(neurons: set[Neuron] | list[Neuron] | dict[Neuron, float]) -> list[list[float]]:
     """Neurons as Parquet can hold them: [layer, index] each, or [layer, index, score]; sets and scores are sorted."""
     if isinstance(neurons, dict):
@@ -116,6 +112,22 @@ def neurons_of(lists) -> list[Neuron]:
 
 def scores_of(lists) -> dict[Neuron, float]:
     return {Neuron(int(layer), int(index)): score for layer, index, score in lists}
+
+
+def _check_neurons(column: pa.ChunkedArray, name: str, n_layers: int, n_neurons: int) -> None:
+    """Raise ValueError unless each list of a column holds neurons of the model: [layer, index], or with a score."""
+    width, each = (3 if name == "scores" else 2), column.combine_chunks().flatten()
+    if not len(each):
+        return
+    if set(each.value_lengths().to_pylist()) != {width}:
+        raise ValueError(f"{name} has a neuron that is not {width} numbers")
+    numbers = each.flatten().to_numpy(zero_copy_only=False).astype(float).reshape(-1, width)
+    layer, index = numbers[:, 0], numbers[:, 1]
+    inside = (layer >= 0) & (layer < n_layers) & (index >= 0) & (index < n_neurons)
+    right = inside & (numbers[:, :2] % 1 == 0).all(1) & np.isfinite(numbers).all(1)
+    if not right.all():
+        wrong = numbers[~right][0].tolist()
+        raise ValueError(f"{name} has the neuron {wrong}, the model {n_layers} layers of {n_neurons} neurons")
 
 
 def _nest(rows: pd.DataFrame | None, n_facts: int) -> list[list[dict] | None]:

@@ -78,7 +78,7 @@ def unpack(raw: bytes, name: str, remedy: str = "fetch or write it again") -> by
             with gzip.GzipFile(fileobj=BytesIO(raw)) as file:
                 raw = file.read(LARGEST + 1)
         except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{name} is truncated or not JSON ({one_line(error)}): {remedy}") from None
+            raise ValueError(f"{name} is damaged, truncated or not JSON ({one_line(error)}): {remedy}") from None
     if len(raw) > LARGEST:
         raise ValueError(f"{name} holds more than {LARGEST:,} bytes: divide it")
     return raw
@@ -96,7 +96,7 @@ def parse_json(raw: bytes, name: str, remedy: str = "fetch or write it again") -
         reason = "nested too deeply"
     except ValueError as error:  # UnicodeDecodeError is one
         reason = one_line(error)
-    raise ValueError(f"{name} is truncated or not JSON ({reason}): {remedy}")
+    raise ValueError(f"{name} is damaged, truncated or not JSON ({reason}): {remedy}")
 
 
 def parse_json_lines(raw: bytes, name: str, remedy: str = "fetch or write it again") -> list:
