@@ -13,6 +13,7 @@ from random import Random
 import pandas as pd
 
 from .attribution import ffn_activations, knowledge_attributions
+from .checks import count, integer, list_of, neuron_sets, same_length
 from .editing import erase_relation, update_fact
 from .facts import Fact, relation_id
 from .metrics import MEASURES, ask, ask_scaled
@@ -40,6 +41,7 @@ def find_coarse(lm: LanguageModel, facts: Sequence[Fact], measure: str = "probab
         One row per fact: n_prompts; the `coarse_counts` of knowledge (attribution) and baseline (activation);
         matched, its most activated neurons in order; scores, {neuron: mean score} above 0.1 of the highest.
     """
+    facts = _facts(facts)
     rows, prompts = [], [prompt for fact in facts for prompt in fact.prompts]
     all_scores = knowledge_attributions(lm, facts, measure=measure)
     all_activations = ffn_activations(lm, prompts).split([len(fact.prompts) for fact in facts])
@@ -64,7 +66,8 @@ def refine(facts: Sequence[Fact], coarse: pd.DataFrame, n_neurons: int, seed: in
         coarse: of `find_coarse`, for the same facts.
         n_neurons: of one layer.
     """
-    relations = pd.Series([fact.relation for fact in facts])
+    relations = pd.Series([fact.relation for fact in _facts(facts)], index=coarse.index)
+    same_length(facts=relations, coarse=coarse)
     table = pd.DataFrame(index=coarse.index)
     for kind in THRESHOLDS:
         counts = [(c, n, min(3, n)) for c, n in zip(coarse[kind], coarse.n_prompts, strict=True)]
@@ -85,6 +88,8 @@ def suppress_amplify(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataF
         One row per fact, prompts ("find", "heldout"), operation ("none", "suppress", "amplify") and kind: the
         measures of `ask`, means over the prompts.
     """
+    facts = _facts(facts)
+    same_length(facts=facts, neurons=neurons)
     conditions = [(operation, kind) for operation in FACTORS for kind in KINDS if kind in neurons]
     changes = [(neurons[kind].tolist(), FACTORS[operation]) for operation, kind in conditions]
     tables = []
@@ -97,13 +102,21 @@ def suppress_amplify(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataF
 
 
 def own_neurons(facts: Sequence[Fact], knowledge: Sequence[set[Neuron]]) -> list[set[Neuron]]:
-    """Of each fact, the knowledge neurons that fewer than 10 % of the relation's other facts share (section 5.1)."""
-    holders: dict[str, Counter[Neuron]] = {}
+    """Of each fact, the knowledge neurons that fewer than 10 % of the relation's other facts share (section 5.1).
+
+    A fact that stands in the list twice is no other fact to itself.
+    """
+    facts, knowledge = _facts(facts), [set(own) for own in knowledge]
+    same_length(facts=facts, knowledge=knowledge)
+    held: dict[tuple, set[Neuron]] = {}
     for fact, neurons in zip(facts, knowledge, strict=True):
-        holders.setdefault(fact.relation, Counter()).update(neurons)
-    others = Counter(fact.relation for fact in facts)
+        held.setdefault(_triple(fact), set()).update(neurons)
+    holders: dict[str, Counter[Neuron]] = {}
+    for (_, relation, _), neurons in held.items():
+        holders.setdefault(relation, Counter()).update(neurons)
+    n_facts = Counter(relation for _, relation, _ in held)
     return [
-        {n for n in neurons if holders[f.relation][n] - 1 < OWN * (others[f.relation] - 1)}
+        {n for n in neurons if holders[f.relation][n] - 1 < OWN * (n_facts[f.relation] - 1)}
         for f, neurons in zip(facts, knowledge, strict=True)
     ]
 
@@ -113,19 +126,23 @@ def choose_edits(
 ) -> pd.DataFrame:
     """Up to ten facts per relation that have neurons of their own, known ones first, each with a new answer.
 
-    Old and new answers have one token, since their embeddings are written.
+    Old and new answers have one token, since their embeddings are written. A new answer is none that the subject has
+    in the relation already.
 
     Returns:
         One row per edit: fact (its number), new (another answer of the relation).
     """
-    rng, answers = Random(seed), {}
+    facts, known = _facts(facts), list(known)
+    own = neuron_sets(lm, own, "own")
+    same_length(facts=facts, own=own, known=known)
+    rng, answers, right = Random(integer("seed", seed)), {}, _answers(facts)
     for fact in facts:
         if len(answer_ids(lm, fact.answer)) == 1:
             answers.setdefault(fact.relation, set()).add(fact.answer)
     chosen: dict[str, list[dict]] = {relation: [] for relation in answers}
     for i in sorted(rng.sample(range(len(facts)), len(facts)), key=lambda i: not known[i]):
         relation, old = facts[i].relation, facts[i].answer
-        others = sorted(answers.get(relation, set()) - {old})
+        others = sorted(answers.get(relation, set()) - right[facts[i].subject, relation])
         if own[i] and others and old in answers[relation] and len(chosen[relation]) < EDITS_PER_RELATION:
             chosen[relation].append({"fact": i, "new": rng.choice(others)})
     return pd.DataFrame([edit for edits in chosen.values() for edit in edits], columns=["fact", "new"])
@@ -139,15 +156,20 @@ def update_facts(
     Args:
         edits: of `choose_edits`.
 
+    The other facts are of other subjects, or of other relations: what else is right of the subject in the relation is
+    no bystander.
+
     Returns:
         One row per edit and kind ("none", "knowledge", "random"), on held-out prompts: change (t is no longer the top
         answer) and success (t' is), as shares of the prompts; p_old, p_new; intra and inter, the mean log P(answer)
         of other facts of the relation and of other relations; leak, the share of the latter that now answer t'.
     """
-    rows = []
-    for i, new in edits.itertuples(index=False):
+    facts, own, rows = _facts(facts), neuron_sets(lm, own, "own"), []
+    same_length(facts=facts, own=own)
+    for i, new in edits[["fact", "new"]].itertuples(index=False):
+        i = count("a fact of edits", i, least=0, most=len(facts) - 1)
         fact, rng = facts[i], Random(seed + i)
-        near = [f for f in facts if f.relation == fact.relation and f is not fact]
+        near = [f for f in facts if f.relation == fact.relation and f.subject != fact.subject]
         far = [f for f in facts if f.relation != fact.relation]
         near, far = (rng.sample(group, min(BYSTANDERS, len(group))) for group in (near, far))
         asked = [fact, replace(fact, answer=new), *near, *far, *(replace(f, answer=new) for f in far)]
@@ -169,6 +191,7 @@ def update_facts(
 
 def frequent_neurons(neurons: Iterable[set[Neuron]], k: int = N_ERASED) -> list[Neuron]:
     """The k neurons that most facts hold, the commonest first."""
+    k = count("k", k, least=0)
     counts = Counter(neuron for own in neurons for neuron in sorted(own))
     return [neuron for neuron, _ in counts.most_common(k)]
 
@@ -184,6 +207,9 @@ def erase_relations(
     Returns:
         One row per fact, erased relation ("none" first) and kind: log_probability and top1 on held-out prompts.
     """
+    facts = _facts(facts)
+    same_length(facts=facts, neurons=neurons)
+    measured = [count("a fact of measured", i, least=0, most=len(facts) - 1) for i in measured]
     asked = [facts[i] for i in measured]
 
     def ask_all(erased, kind):
@@ -199,3 +225,22 @@ def erase_relations(
             with erase_relation(lm, slots):
                 tables.append(ask_all(relation, kind))
     return pd.concat(tables, ignore_index=True)
+
+
+def _facts(facts: Iterable[Fact]) -> list[Fact]:
+    """At least one fact."""
+    if not (facts := list_of("facts", facts, Fact)):
+        raise ValueError("facts is empty: pass at least one fact")
+    return facts
+
+
+def _triple(fact: Fact) -> tuple[str, str, str]:
+    return fact.subject, fact.relation, fact.answer
+
+
+def _answers(facts: Iterable[Fact]) -> dict[tuple[str, str], set[str]]:
+    """All answers of each subject and relation."""
+    answers: dict[tuple[str, str], set[str]] = {}
+    for subject, relation, answer in map(_triple, facts):
+        answers.setdefault((subject, relation), set()).add(answer)
+    return answers

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .metrics import Interval, bootstrap, mean_interval
+from .checks import count, neuron_set
 from .models import Neuron
+from .stats import Interval, bootstrap, mean_interval
 
 CELLS = (  # the other facts, as one fact sees them; the last two split the fourth
     "same relation, same answer",
@@ -30,14 +31,16 @@ def describe(facts: pd.DataFrame, n_layers: int) -> dict:
     """Every figure that the book shows of a set of facts and their neurons.
 
     Args:
-        facts: one row per fact: relation, answer, neurons (a set of Neuron).
+        facts: one row per fact: relation, answer, neurons (a set of Neuron), and subject, by which a fact that stands
+            in several rows is not taken for another.
 
     Returns:
         Numbers, lists, `Interval`s over facts and dictionaries of these. "layers" are shares of all neurons; for
         "sharing", "held", "parts", "identical" and "by_relation" see `shared`, `held`, `parts`, `identical` and
         `commonest`; "commonest" sums up the last one, its interval being over relations.
     """
-    facts = facts.reset_index(drop=True)
+    facts = _checked(facts)
+    n_layers = count("n_layers", n_layers)
     number = facts.neurons.map(len).to_numpy()
     shares, sizes = holders(facts)
     by_relation = commonest(facts)
@@ -69,7 +72,10 @@ def describe(facts: pd.DataFrame, n_layers: int) -> dict:
 
 def layer_shares(neurons_per_fact: Iterable[Collection[Neuron]], n_layers: int) -> list[Interval]:
     """Each layer's share of all the neurons, from the lowest layer on."""
+    n_layers = count("n_layers", n_layers)
     layers = [[neuron.layer for neuron in own] for own in neurons_per_fact if len(own) > 0]
+    if outside := {layer for own in layers for layer in own} - {*range(n_layers)}:
+        raise ValueError(f"layer {max(outside)} of a neuron is outside the model: layers are 0..{n_layers - 1}")
     if not layers:
         return [_UNKNOWN] * n_layers
     counts = np.array([np.bincount(own, minlength=n_layers) for own in layers])  # (facts, layers)
@@ -93,6 +99,10 @@ def holders(facts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     ones = np.ones(len(fact), dtype=np.int32)
     held = csr_matrix((ones, (group[fact], neuron)), shape=(len(pairs), len(names)))  # holders, by relation and answer
     size = np.bincount(group)
+    itself = _same_fact(facts)  # rows of one fact are no others to each other
+    held_itself = csr_matrix((ones, (itself[fact], neuron)), shape=(len(facts), len(names)))
+    own_count = np.asarray(held_itself[itself[fact], neuron]).ravel()
+    own_size = np.bincount(itself)[itself]
 
     relation, answer = (pd.factorize(pairs.get_level_values(level))[0] for level in (0, 1))
     akin = _akin(relation, answer)[relation][:, relation]
@@ -108,15 +118,32 @@ def holders(facts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         counts[cell] = (csr_matrix(members, dtype=np.int32) @ held).toarray()[group[fact], neuron]
         sizes[cell] = (members @ size)[group]
         if cell.startswith("same relation"):  # its own fact is no other fact
-            counts[cell], sizes[cell] = counts[cell] - 1, sizes[cell] - 1
-    everyone = np.asarray(held.sum(0)).ravel()[neuron] - 1
-    for table, total in ((counts, everyone), (sizes, len(facts) - 1)):
+            counts[cell], sizes[cell] = counts[cell] - own_count, sizes[cell] - own_size
+    everyone = np.asarray(held.sum(0)).ravel()[neuron] - own_count
+    for table, total in ((counts, everyone), (sizes, len(facts) - own_size)):
         table[CELLS[1]] = table["same relation"] - table[CELLS[0]]
         table[CELLS[3]] = total - table["same relation"] - table[CELLS[2]]
         table[CELLS[5]] = table[CELLS[3]] - table[CELLS[4]]
     sizes = pd.DataFrame(sizes)
     shares = pd.DataFrame(counts, index=fact) / sizes.where(sizes > 0).loc[fact]
     return shares, sizes
+
+
+def _checked(facts: pd.DataFrame) -> pd.DataFrame:
+    """The facts, numbered from 0, with their neurons as sets of Neuron."""
+    if missing := {"relation", "answer", "neurons"} - {*getattr(facts, "columns", ())}:
+        raise ValueError(f"facts lacks {', '.join(sorted(missing))}: pass a table with one row per fact")
+    if not len(facts):
+        raise ValueError("facts is empty: pass at least one fact")
+    anywhere = (None, np.iinfo(np.int32).max)
+    return facts.reset_index(drop=True).assign(neurons=[set(neuron_set(anywhere, own)) for own in facts.neurons])
+
+
+def _same_fact(facts: pd.DataFrame) -> np.ndarray:
+    """Which fact each row is: rows with one subject, relation and answer are the same.  # (rows,)"""
+    if "subject" not in facts:
+        return np.arange(len(facts))
+    return facts.groupby(["subject", "relation", "answer"], sort=False, dropna=False).ngroup().to_numpy()
 
 
 def _akin(relation: np.ndarray, answer: np.ndarray) -> np.ndarray:
@@ -158,7 +185,7 @@ def intersections(facts: pd.DataFrame) -> pd.DataFrame:
         One row per cell, "same relation", "other relation" and the four of `CELLS` that part them by answer: number,
         and share (of the fact's own neurons), `Interval`s over facts, each fact's value being its mean over the others.
     """
-    facts = facts.reset_index(drop=True)
+    facts = _checked(facts)
     shares, sizes = holders(facts)
     other = sizes[[CELLS[2], CELLS[3]]]
     together = (shares[other.columns].fillna(0) * other.loc[shares.index]).sum(axis=1)
@@ -204,7 +231,7 @@ def identical(facts: pd.DataFrame) -> dict[str, Interval]:
     """Share of the facts whose set of neurons another fact of the relation has, too: any, with the same answer, with
     another answer. Empty sets are left out.
     """
-    facts = facts[facts.neurons.map(len) > 0]
+    facts = facts.assign(itself=_same_fact(facts))[facts.neurons.map(len) > 0].drop_duplicates("itself")
     sets = facts.assign(neurons=facts.neurons.map(frozenset)).groupby(["relation", "neurons"])
     same = facts.assign(neurons=facts.neurons.map(frozenset)).groupby(["relation", "neurons", "answer"])
     return {

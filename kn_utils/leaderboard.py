@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 
 from .answer_key import one_prompt_each
 from .attribution import ABLATED, ffn_activations, knowledge_attribution
-from .facts import Fact
+from .checks import count, integer, list_of, scores_3d
 from .engine import rerun_from, run_with_cache
+from .facts import Fact
 from .metrics import answer_probability, ask_scaled
 from .models import LanguageModel, Neuron
 from .planting import Inseparable, plant_fact
@@ -74,24 +75,35 @@ def agreement(scores: Tensor, key: Tensor, k: int = 10) -> pd.DataFrame:
     """How well scores find what the key knows, one row per prompt.
 
     Args:
-        scores, key: (prompts, layers, neurons).
-        k: of the precision.
+        scores, key: (prompts, layers, neurons), both finite.
+        k: of the precision, from 1 to as many neurons as there are.
 
     Returns:
         precision: the share of the k highest scores that are among the k highest of the key.
         auc: the area under the ROC of the scores, for the key's coarse neurons (at least 0.2 of its highest value):
-            the chance that such a neuron scores above another.
-        spearman: rank correlation over all neurons.
+            the chance that such a neuron scores above another. NaN where the key has no others.
+        spearman: rank correlation over all neurons. NaN where all scores, or all values of the key, are equal.
     """
+    scores, key = scores_3d(scores), scores_3d(key, "key")
+    if scores.shape != key.shape:
+        raise ValueError(
+            f"scores has shape {tuple(scores.shape)}, key {tuple(key.shape)}: pass both of the same prompts"
+        )
+    k = count("k", k, most=scores[0].numel())
     scores, key = (t.flatten(1).double().cpu().numpy() for t in (scores, key))
     top = [np.argsort(-values, axis=1, kind="stable")[:, :k] for values in (scores, key)]
     precision = [len(set(ours) & set(theirs)) / k for ours, theirs in zip(*top, strict=True)]
     ranks = stats.rankdata(scores, axis=1)
     true = key >= 0.2 * key.max(1, keepdims=True)
     n_true, n_other = true.sum(1), (~true).sum(1)
-    auc = ((ranks * true).sum(1) - n_true * (n_true + 1) / 2) / (n_true * n_other)
-    spearman = [stats.spearmanr(ours, theirs).statistic for ours, theirs in zip(scores, key, strict=True)]
+    pairs = np.where(n_other > 0, n_true * n_other, np.nan)
+    auc = ((ranks * true).sum(1) - n_true * (n_true + 1) / 2) / pairs
+    spearman = [_rank_correlation(ours, theirs) for ours, theirs in zip(scores, key, strict=True)]
     return pd.DataFrame({"precision": precision, "auc": auc, "spearman": spearman})
+
+
+def _rank_correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return stats.spearmanr(ours, theirs).statistic if np.ptp(ours) > 0 < np.ptp(theirs) else np.nan
 
 
 def leaderboard(
@@ -107,11 +119,15 @@ def leaderboard(
         One row per method, key and fact: precision, auc and spearman (see `agreement`); before and after, the mean
         P(answer) on the held-out prompts untouched and with the method's k neurons suppressed; seconds per prompt.
     """
+    facts = list_of("facts", facts, Fact)
     prompts, answers = one_prompt_each(facts), [fact.answer for fact in facts]
+    k = count("k", k, most=lm.n_layers * lm.n_neurons)
+    if not keys or not methods:
+        raise ValueError("keys or methods is empty: pass at least one of each")
     found, changes, tables = [], [], []
     for method in tqdm(methods.values(), desc="Leaderboard", unit="method"):
         start = time.perf_counter()
-        scores = method(lm, prompts, answers)
+        scores = scores_3d(method(lm, prompts, answers))
         seconds = (time.perf_counter() - start) / len(prompts)
         highest = scores.flatten(1).topk(k).indices.tolist()
         changes.append(([{Neuron(*divmod(i, lm.n_neurons)) for i in own} for own in highest], 0.0))
@@ -143,12 +159,17 @@ def planted_leaderboard(
     Returns:
         One row per method and fact, with its layer; precision (k = n_planted), auc and spearman over the fact's
         prompts, each prompt judged alone; probability, the mean P(answer) that the planting reached.
+
+    Raises:
+        ValueError: no facts or methods, a relation without another answer, or no fact that could be planted.
     """
-    rng, tables = Random(seed), []
+    facts, every_fact = list_of("facts", facts, Fact), list_of("every_fact", every_fact, Fact)
+    n_planted = count("n_planted", n_planted, most=lm.n_neurons)
+    rng, tables = Random(integer("seed", seed)), []
     for i, fact in enumerate(tqdm(facts, desc="Planting", unit="fact")):
         layer, neurons = i % lm.n_layers, rng.sample(range(lm.n_neurons), n_planted)
         relation = [f for f in every_fact if f.relation == fact.relation]
-        new = replace(fact, answer=rng.choice(sorted({f.answer for f in relation} - {fact.answer})))
+        new = replace(fact, answer=rng.choice(_other_answers(fact, relation)))
         subject = [f for f in every_fact if f.subject == fact.subject]
         others = subject + rng.sample(relation, min(40, len(relation)))
         key = torch.zeros(len(fact.prompts), lm.n_layers, lm.n_neurons)
@@ -162,4 +183,17 @@ def planted_leaderboard(
                     tables.append(means.assign(method=name, fact=i, layer=layer, probability=p))
         except Inseparable:
             continue
+    if not tables:
+        raise ValueError(f"none of {len(facts)} facts could be planted with {len(methods)} methods: pass other facts")
     return pd.concat(tables, ignore_index=True)
+
+
+def _other_answers(fact: Fact, relation: Sequence[Fact]) -> list[str]:
+    """The answers of the relation that are no answers of this subject."""
+    own = {fact.answer, *(f.answer for f in relation if f.subject == fact.subject)}
+    others = sorted({f.answer for f in relation} - own)
+    if not others:
+        raise ValueError(
+            f"{fact.relation} has no other answer for {fact.subject!r}: pass more of its facts as every_fact"
+        )
+    return others

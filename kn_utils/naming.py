@@ -15,6 +15,7 @@ from scipy.linalg import orth
 from torch import Tensor
 
 from .attribution import ffn_activations
+from .checks import count, integer, list_of, neuron_set
 from .facts import Fact
 from .metrics import ask_scaled
 from .models import LanguageModel, Neuron
@@ -34,11 +35,12 @@ def comparable_facts(facts: Sequence[Fact], n_facts: int | None = None, seed: in
     Args:
         n_facts: about so many facts, all those of subjects drawn at random; every comparable fact when None.
     """
+    facts = list_of("facts", facts, Fact)
     kept = _prune({(fact.subject, fact.relation, fact.answer): fact for fact in facts}.values())  # each once
-    if n_facts is None or len(kept) <= n_facts:
+    if n_facts is None or len(kept) <= count("n_facts", n_facts):
         return kept
     sizes, total, drawn = Counter(fact.subject for fact in kept), 0, set()
-    for subject in Random(seed).sample(sorted(sizes), len(sizes)):
+    for subject in Random(integer("seed", seed)).sample(sorted(sizes), len(sizes)):
         if total < n_facts:
             drawn.add(subject)
             total += sizes[subject]
@@ -55,7 +57,7 @@ def _prune(facts: Collection[Fact]) -> list[Fact]:
 
 def prompt_labels(facts: Iterable[Fact]) -> pd.DataFrame:
     """One row per prompt of `fact.prompts`: subject, relation, answer, and template, its place among the prompts."""
-    rows = [(f.subject, f.relation, f.answer, i) for f in facts for i in range(len(f.prompts))]
+    rows = [(f.subject, f.relation, f.answer, i) for f in list_of("facts", facts, Fact) for i in range(len(f.prompts))]
     return pd.DataFrame(rows, columns=[*FACT, "template"])
 
 
@@ -65,6 +67,7 @@ def neuron_shares(lm: LanguageModel, facts: Sequence[Fact], corrected: bool = Tr
     Returns:
         One row per neuron, indexed by layer and index, so that `shares.loc[neuron]` works.
     """
+    facts = list_of("facts", facts, Fact)
     prompts = [prompt for fact in facts for prompt in fact.prompts]
     chunks = (ffn_activations(lm, prompts[i : i + CHUNK]) for i in range(0, len(prompts), CHUNK))
     shares = variance_shares(chunks, prompt_labels(facts), corrected)
@@ -96,9 +99,14 @@ def variance_shares(
         One row per neuron, columns SHARES; NaN for a neuron that never changes.
 
     Raises:
-        ValueError: a fact without one of its relation's templates, another number of activations than of labels, or
-            (corrected) facts among which the factors cannot be told apart.
+        ValueError: a fact without one of its relation's templates, another number of activations than of labels,
+            activations that are not finite, no labels, or (corrected) facts among which the factors cannot be told
+            apart.
     """
+    if missing := {*FACT, "template"} - {*getattr(labels, "columns", ())}:
+        raise ValueError(f"labels lacks {', '.join(sorted(missing))}: pass the table of prompt_labels()")
+    if not len(labels):
+        raise ValueError("labels is empty: pass the labels of at least one prompt")
     facts, fact = _levels(labels, FACT)
     cells, cell = _levels(labels, ["relation", "template"])
     n_facts = facts.relation.map(facts.relation.value_counts()).to_numpy()  # of each fact's relation
@@ -133,6 +141,8 @@ def name_neurons(shares: pd.DataFrame) -> dict[Neuron, str]:
     Args:
         shares: of `neuron_shares`, corrected.
     """
+    if list(shares.columns) != list(SHARES):
+        raise ValueError(f"shares has the columns {list(shares.columns)}, not {list(SHARES)}: pass neuron_shares()")
     names = shares.fillna(0).idxmax(axis=1).where(shares.notna().all(axis=1), "rest").replace("rest", "none")
     return {Neuron(*neuron): name for neuron, name in names.items()}
 
@@ -140,19 +150,26 @@ def name_neurons(shares: pd.DataFrame) -> dict[Neuron, str]:
 def relatives(fact: Fact, facts: Sequence[Fact], n: int = 3, seed: int = 0) -> dict[str, list[Fact]]:
     """Up to n facts each that share with `fact` its answer, its subject, its relation only, or nothing.
 
+    A subject with several answers has the same answer if one of them is.
+
     Returns:
         same answer (and relation), same subject (other relation), same relation (other answer), unrelated.
     """
+    facts, n = list_of("facts", facts, Fact), count("n", n, least=0)
     groups: dict[str, list[Fact]] = {"same answer": [], "same subject": [], "same relation": [], "unrelated": []}
+    answered_alike = {(f.subject, f.relation) for f in facts if f.answer == fact.answer}
     for other in facts:
         if other.subject == fact.subject:
             if other.relation != fact.relation:
                 groups["same subject"].append(other)
         elif other.relation == fact.relation:
-            groups["same answer" if other.answer == fact.answer else "same relation"].append(other)
-        elif other.answer != fact.answer:
+            if other.answer == fact.answer:
+                groups["same answer"].append(other)
+            elif (other.subject, other.relation) not in answered_alike:
+                groups["same relation"].append(other)
+        elif (other.subject, other.relation) not in answered_alike:
             groups["unrelated"].append(other)
-    rng = Random(seed)
+    rng = Random(integer("seed", seed))
     return {name: rng.sample(group, min(n, len(group))) for name, group in groups.items()}
 
 
@@ -171,7 +188,8 @@ def ask_relatives(
     """
     asked = [(group, other) for group, own in {"own fact": [fact], **groups}.items() for other in own]
     group, facts = zip(*asked, strict=True)
-    named = {name: neurons for name, neurons in sets.items() if neurons}
+    named = {name: neuron_set(lm, own, f"sets[{name!r}]") for name, own in sets.items()}
+    named = {name: neurons for name, neurons in named.items() if neurons}
     if not named:
         return pd.DataFrame()
     changes = [([neurons] * len(facts), 0.0) for neurons in named.values()]
@@ -201,6 +219,8 @@ def _sums(activations, fact: np.ndarray, cell: np.ndarray, weight: np.ndarray) -
     done, sums, origin = 0, None, None
     for batch in [activations] if isinstance(activations, Tensor) else activations:
         y = batch.flatten(1).cpu().double()  # (prompts, neurons)
+        if not y.isfinite().all():
+            raise ValueError("activations hold NaN or infinity: load weights that are not damaged")
         rows = slice(done, done := done + len(y))
         if done > len(fact):
             break

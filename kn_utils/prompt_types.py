@@ -24,6 +24,7 @@ import pandas as pd
 
 from .attribution import ffn_activations
 from .bingrel import Bag, lab_bags, load_prompts
+from .checks import count, integer, list_of, neuron_sets, same_length
 from .facts import Fact, load_facts, relation_id
 from .models import LanguageModel, Neuron
 from .prompts import SLOT
@@ -85,7 +86,9 @@ def typed_prompts(
     Returns:
         fact (its number), type, prompt. A type that no sentence allows is missing.
     """
-    rng, rows = random.Random(seed), []
+    facts, bags, n = list_of("facts", facts, Fact), list_of("bags", bags, Bag), count("n", n)
+    same_length(facts=facts, bags=bags)
+    rng, rows = random.Random(integer("seed", seed)), []
     akin, of_relation = akin_relations(facts), _with_sentences(facts, bags)
     pools = {r: [j for s in own for j in of_relation.get(s, ())] for r, own in akin.items()}
     others = {r: [] if pools[r] else [j for s in of_relation if s != r for j in of_relation[s]] for r in akin}
@@ -199,6 +202,10 @@ def activations_by_type(
 
 def _activations(lm, prompts: pd.DataFrame, kinds: dict[str, Sequence[set[Neuron]]]) -> pd.DataFrame:
     """One row per prompt, one column per kind of neurons."""
+    kinds = {kind: neuron_sets(lm, sets, f"the neurons {kind}".strip()) for kind, sets in kinds.items()}
+    last = min(map(len, kinds.values())) - 1
+    for fact in prompts.fact.unique():
+        count("a fact of prompts", fact, least=0, most=last)
     values = np.full((len(prompts), len(kinds)), np.nan)
     for start in range(0, len(prompts), 1024):
         part = prompts.iloc[start : start + 1024]

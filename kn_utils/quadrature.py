@@ -7,6 +7,8 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
+from .checks import count, one_of
+
 RULES = ("left", "right", "midpoint", "gauss-legendre")
 
 
@@ -19,11 +21,13 @@ class Rule(NamedTuple):
 
 
 def riemann_points(rule: str, n_steps: int) -> tuple[Tensor, Tensor]:
-    """The points alpha in [0, 1] and the weights of a rule; the weights sum to 1.  # (n_steps,), (n_steps,)"""
-    if rule not in RULES:
-        raise ValueError(f"rule {rule!r} is unknown: choose one of {RULES}")
-    if n_steps < 1:
-        raise ValueError(f"n_steps is {n_steps}: take at least 1 step")
+    """The points alpha in [0, 1] and the weights of a rule; the weights sum to 1.  # (n_steps,), (n_steps,)
+
+    Raises:
+        ValueError: an unknown rule, or n_steps below 1.
+        TypeError: n_steps is no whole number.
+    """
+    rule, n_steps = one_of("rule", rule, RULES), count("n_steps", n_steps)
     if rule == "gauss-legendre":
         nodes, weights = np.polynomial.legendre.leggauss(n_steps)  # on [-1, 1]
         return torch.tensor((nodes + 1) / 2), torch.tensor(weights / 2)
