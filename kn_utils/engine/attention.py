@@ -37,7 +37,18 @@ def install(model: PreTrainedModel) -> bool:
 
 
 def is_installed(model: PreTrainedModel) -> bool:
-    return getattr(model.config, "_attn_implementation", None) == NAME
+    return implementation(model) == NAME
+
+
+def remove(model: PreTrainedModel, before: str | None = None) -> None:
+    """Let the model attend as it did `before`, if it attends through `attend`."""
+    if is_installed(model):
+        model.set_attn_implementation(before or "sdpa")
+
+
+def implementation(model: PreTrainedModel) -> str | None:
+    """The name of the model's attention function in the registry."""
+    return getattr(model.config, "_attn_implementation", None)
 
 
 def attend(module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options):

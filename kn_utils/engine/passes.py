@@ -11,11 +11,12 @@ for the tests, and does the work where the fast path cannot.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from inspect import signature
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from ..models import LanguageModel
 from . import attention, whole_passes
@@ -240,10 +241,15 @@ def _read_tokens_before(lm: LanguageModel, inputs: dict[str, Tensor]) -> dict:
     ids = inputs["input_ids"]
     if lm.kind != "causal" or ids.shape[1] == 1:
         return inputs
-    cache = DynamicCache()
+    before = {_cache_argument(lm.model): DynamicCache()}
     with torch.no_grad(), engine_pass(lm, None):
-        lm.model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True)
-    return {"input_ids": ids[:, -1:], "past_key_values": cache}
+        lm.model.base_model(input_ids=ids[:, :-1], use_cache=True, **before)
+    return {"input_ids": ids[:, -1:], "use_cache": True, **before}
+
+
+def _cache_argument(model: PreTrainedModel) -> str:
+    """By which name a model takes a cache: "past_key_values" is on its way out since transformers 5.24."""
+    return "cache" if "cache" in signature(model.forward).parameters else "past_key_values"
 
 
 @contextmanager

@@ -18,7 +18,8 @@ def with_fast_path(lm: LanguageModel) -> LanguageModel:
     """The model with the fast path where it gives the numbers of whole passes; where not, one line says so."""
     if not lm.architecture.head:  # whole passes only
         return lm
-    before = getattr(lm.model.config, "_attn_implementation", None)
+    attention.remove(lm.model)  # of a model that is wrapped again
+    before = attention.implementation(lm.model)
     try:
         expected = _numbers(replace(lm, fast=False))
         if not attention.install(lm.model) and lm.kind == "causal":
@@ -28,8 +29,7 @@ def with_fast_path(lm: LanguageModel) -> LanguageModel:
         reason = f"it raises {type(error).__name__}"
     if reason is None:
         return replace(lm, fast=True)
-    if attention.is_installed(lm.model) and before != attention.NAME:
-        lm.model.set_attn_implementation(before)
+    attention.remove(lm.model, before)
     warnings.warn(
         f"{type(lm.model).__name__} takes the plain, slower path, with the same numbers: the fast one is not right with "
         f"transformers {transformers.__version__} ({reason})",

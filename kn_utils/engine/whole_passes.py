@@ -25,9 +25,9 @@ def logits_at(lm: LanguageModel, inputs: dict, progress: Progress) -> Tensor:
     def keep_answer(module, args):  # (prompts, tokens, hidden) -> (prompts, 1, hidden)
         return at(args[0], progress.position)[:, None]
 
-    no_cache = {} if lm.kind == "masked" or "past_key_values" in inputs else {"use_cache": False}
+    options = {} if lm.kind == "masked" else {"use_cache": False}
     with lm.model.get_output_embeddings().register_forward_pre_hook(keep_answer):
-        return lm.model(**inputs, **no_cache).logits[:, 0].to(lm.dtype)
+        return lm.model(**(options | inputs)).logits[:, 0].to(lm.dtype)
 
 
 def logits_if_written(

@@ -1,0 +1,224 @@
+"""The fast path stands aside where it is wrong; and an edit finds the right token of inputs that are not ours."""
+
+import warnings
+from contextlib import contextmanager
+
+import pytest
+import torch
+from common import PROMPTS, assert_unchanged, one_line_error, snapshot, tiny_model
+from test_architectures import MODELS, tokenizer_of
+from transformers import GPT2Config, GPT2LMHeadModel
+
+import kn_utils as kn
+from kn_utils.engine import attention, passes, self_check
+from kn_utils.loading import wrap_model
+
+ANSWER = "Dublin"
+NEURONS = [(0, 3), (1, 17), (2, 5), (2, 30)]
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    """A random GPT-2 of three layers whose tokenizer adds nothing."""
+    torch.manual_seed(3)
+    tokenizer = tokenizer_of("bytes")
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, bos_token_id=0, eos_token_id=None, initializer_range=0.3, **MODELS["gpt2"][2])
+    return wrap_model(GPT2LMHeadModel(config), tokenizer)
+
+
+# ---------------------------------------------------------------- a broken fast path
+
+
+def raises(*args, **kwargs):
+    raise TypeError("update() got an unexpected keyword argument")
+
+
+def is_wrong(lm, hidden):
+    return 1.01 * hidden[:, 0] @ lm.model.get_output_embeddings().weight.T
+
+
+FAULTS = {
+    "a layer that cannot be called again": (passes, "_run_later_layers", raises),
+    "a head of other numbers": (passes, "_head", is_wrong),
+    "an attention of other arguments": (attention, "attend", raises),
+    "keys of other tokens": (passes, "at", lambda states, position: states[:, 0] if states.dim() == 3 else states),
+}
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_broken_fast_path_stands_aside(fault, kind, tiny, gpt, monkeypatch):
+    good = {"masked": tiny, "causal": gpt}[kind]
+    prompts = [prompt for prompt in PROMPTS if kn.prompts.suits(good, prompt)]
+    changes = [([NEURONS], 0.0)]
+    fact = kn.Fact("Ireland", "P36(capital)", ANSWER, (), tuple(prompts))
+    assert good.fast
+    expected = kn.knowledge_attribution(good, prompts, ANSWER), kn.ask_scaled(good, [fact], changes)[1]
+    monkeypatch.setattr(*FAULTS[fault])
+    try:
+        with pytest.warns(UserWarning, match="plain, slower path") as said:
+            lm = wrap_model(good.model, good.tokenizer)
+        assert not lm.fast and len(said) == 1 and "\n" not in str(said[0].message)
+        if fault == "keys of other tokens":  # whole passes read tokens with it, too
+            return
+        torch.testing.assert_close(kn.knowledge_attribution(lm, prompts, ANSWER), expected[0], atol=1e-6, rtol=0)
+        found = kn.ask_scaled(lm, [fact], changes)[1]
+        assert found.log_odds.tolist() == pytest.approx(expected[1].log_odds.tolist(), abs=1e-5)
+    finally:
+        monkeypatch.undo()
+        assert attention.install(good.model)
+
+
+def test_a_right_fast_path_says_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert tiny_model().fast
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_another_attention_chosen_later_gives_the_same_numbers(kind, implementation, tiny, gpt):
+    lm = {"masked": tiny, "causal": gpt}[kind]
+    prompts = [prompt for prompt in PROMPTS if kn.prompts.suits(lm, prompt)]
+    expected = kn.knowledge_attribution(lm, prompts, ANSWER)
+    lm.model.set_attn_implementation(implementation)
+    try:
+        torch.testing.assert_close(kn.knowledge_attribution(lm, prompts, ANSWER), expected, atol=1e-6, rtol=0)
+    finally:
+        assert attention.install(lm.model)
+
+
+def test_the_check_takes_milliseconds(lab):
+    """Counted in passes, not in seconds: two with gradients, and a few of whole copies."""
+    ran = []
+    with lab.layers[0].register_forward_hook(lambda *_: ran.append(1)):
+        self_check.with_fast_path(lab)
+    assert len(ran) <= 6
+
+
+# ---------------------------------------------------------------- inputs that are not ours
+
+
+@contextmanager
+def edited_at(lm, column):
+    """NEURONS are off in these columns, by plain hooks."""
+
+    def off(layer):
+        def change(module, args):
+            w = args[0].clone()
+            w[:, column, [index for n, index in NEURONS if n == layer]] = 0
+            return (w,)
+
+        return change
+
+    hooks = [module.register_forward_pre_hook(off(layer)) for layer, module in enumerate(lm.down_projections)]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+@torch.no_grad()
+def test_a_left_padded_batch_is_edited_at_its_last_token(gpt):
+    texts = ["in the north of the old Ireland", "is"]
+    gpt.tokenizer.padding_side = "left"
+    inputs = gpt.tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+    gpt.tokenizer.padding_side = "right"
+    assert inputs["attention_mask"][1, 0] == 0
+    with edited_at(gpt, -1):
+        expected = gpt.model(**inputs).logits
+    with kn.suppress(gpt, NEURONS):
+        found = gpt.model(**inputs).logits
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found[:, -1], gpt.model(**inputs).logits[:, -1])
+
+
+@torch.no_grad()
+def test_every_generated_token_is_answered_and_edited(gpt):
+    ids = torch.tensor([gpt.tokenizer("the capital of Ireland is")["input_ids"]])
+    options = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 1}
+    with kn.suppress(gpt, NEURONS):
+        found = gpt.model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+    expected, n_prompt = ids, ids.shape[1]
+    for _ in range(4):  # without a cache; all tokens that were answered are edited
+        with edited_at(gpt, slice(n_prompt - 1, None)):
+            logits = gpt.model(expected, use_cache=False).logits[:, -1]
+        expected = torch.cat([expected, logits.argmax(-1, keepdim=True)], 1)
+    assert found.tolist() == expected.tolist()
+
+
+@torch.no_grad()
+def test_embeddings_of_a_causal_model_are_edited_at_the_last(gpt):
+    ids = torch.tensor([gpt.tokenizer("the capital of Ireland is")["input_ids"]])
+    with kn.suppress(gpt, NEURONS):
+        expected = gpt.model(ids).logits
+        found = gpt.model(inputs_embeds=gpt.model.get_input_embeddings()(ids)).logits
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    "text, names",
+    [("the capital of Ireland is Dublin.", ["text 0", "0 masks", "exactly one"]),
+     ("[MASK] is the capital of [MASK].", ["text 0", "2 masks"])],
+)  # fmt: skip
+def test_texts_without_one_mask_are_refused_inside_an_edit(tiny, text, names):
+    inputs, before = tiny.tokenizer(text, return_tensors="pt"), snapshot(tiny)
+    with one_line_error(ValueError, *names), kn.suppress(tiny, NEURONS):
+        tiny.model(**inputs)
+    assert_unchanged(tiny, before)
+    tiny.model(**inputs)  # outside it is none of our business
+
+
+def test_inputs_that_do_not_tell_the_token_are_refused(tiny, gpt):
+    ids = tiny.tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
+    with one_line_error(ValueError, "input_ids", "embeddings"), kn.suppress(tiny, NEURONS):
+        tiny.model(inputs_embeds=tiny.model.get_input_embeddings()(ids))
+    with one_line_error(ValueError, "a part of the model", "lm.model"), kn.suppress(tiny, NEURONS):
+        tiny.model.bert(ids)
+    with kn.suppress(tiny, NEURONS):
+        tiny.model(ids)
+        with one_line_error(ValueError, "a part of the model"):  # the last pass told nothing of this one
+            tiny.model.bert(ids)
+    ids = torch.tensor([[3, 4, 5]])
+    with one_line_error(ValueError, "padding only"), kn.suppress(gpt, NEURONS):
+        gpt.model(ids, attention_mask=torch.zeros_like(ids))
+    with one_line_error(ValueError, "attention mask of its own form"), kn.suppress(gpt, NEURONS):
+        gpt.model(ids, attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool))
+    with one_line_error(ValueError, "no input_ids"), kn.suppress(gpt, NEURONS):
+        gpt.model()
+
+
+def in_place(layer, w):
+    w[:, 3] = 0
+
+
+def in_place_and_returned(layer, w):
+    w[:, 3] = 0
+    return w
+
+
+def anew(layer, w):
+    return w.index_fill(1, torch.tensor([3]), 0.0)
+
+
+@pytest.mark.parametrize("edit", [in_place, in_place_and_returned, anew])
+def test_an_edit_may_change_its_argument_in_place(tiny, edit):
+    with kn.suppress(tiny, [(layer, 3) for layer in range(tiny.n_layers)]):
+        expected = kn.answer_probability(tiny, PROMPTS, ANSWER)
+    with kn.edit_activations(tiny, edit):
+        found = kn.answer_probability(tiny, PROMPTS, ANSWER)
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=0)
+    assert not torch.allclose(found, kn.answer_probability(tiny, PROMPTS, ANSWER))
+
+
+def test_reading_changes_nothing(tiny):
+    seen, expected = [], kn.answer_probability(tiny, PROMPTS[:1], ANSWER)
+    with kn.edit_activations(tiny, lambda layer, w: seen.append(w)):
+        assert torch.equal(kn.answer_probability(tiny, PROMPTS[:1], ANSWER), expected)
+    torch.testing.assert_close(torch.stack(seen, 1), kn.ffn_activations(tiny, PROMPTS[:1]))
+
+
+def test_an_edit_of_another_shape_is_refused(tiny):
+    with one_line_error(ValueError, "(1, 39)", "(1, 40)"), kn.edit_activations(tiny, lambda layer, w: w[:, 1:]):
+        kn.answer_probability(tiny, PROMPTS[:1], ANSWER)
+
+
