@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .checks import finite
 from .experiments import ERASED
 from .facts import relation_id
-from .metrics import Interval, bootstrap, mean_interval
 from .paper_numbers import CONTRASTS, PAPER
 from .results import Results
+from .stats import Interval, bootstrap, mean_interval
 
 NOT_RUN = "not run"
 NOT_HERE = "relation not in these facts"
@@ -31,10 +32,11 @@ def ledger(results: Results, bert: Results | None = None) -> pd.DataFrame:
         One row per number: section, quantity, unit, paper, version, mark; ours and bert, each an `Interval` in the
         paper's unit or why there is none; verdict and bert_verdict on these.
     """
+    runs = _checked(results, "results"), _checked(bert, "bert")
     table = pd.DataFrame(PAPER, columns=COLUMNS)
     keys = list(zip(table.section, table.quantity, strict=True))
     signed = [not is_amount(*key) for key in keys]
-    return _judged(table, keys, signed, *(None if run is None else measure(run) for run in (results, bert)))
+    return _judged(table, keys, signed, *(None if run is None else measure(run) for run in runs))
 
 
 def contrasts(results: Results, bert: Results | None = None) -> pd.DataFrame:
@@ -45,13 +47,14 @@ def contrasts(results: Results, bert: Results | None = None) -> pd.DataFrame:
         ("unchecked" if either number is); the other columns as of `ledger`. Facts, relations or edits are resampled in
         pairs; an erased relation is compared with the other that the same erasure harms most.
     """
+    runs = _checked(results, "results"), _checked(bert, "bert")
     paper = {(s, q): (unit, value, mark) for s, q, unit, value, version, mark in PAPER if version == "ACL"}
     rows = []
     for section, first, second in CONTRASTS:
         (unit, one, mark), (_, other, mark_too) = paper[section, first], paper[section, second]
         rows.append((section, contrast_name(first, second), first, second, unit, one - other, mark or mark_too))
     table = pd.DataFrame(rows, columns=["section", "contrast", "quantity", "minus", "unit", "paper", "mark"])
-    runs = (None if run is None else measure_contrasts(run) for run in (results, bert))
+    runs = (None if run is None else measure_contrasts(run) for run in runs)
     return _judged(table, CONTRASTS, [True] * len(table), *runs)
 
 
@@ -76,9 +79,10 @@ def verdict(ours: Interval | str, paper: float, signed: bool = True) -> str:
         paper's number lies within our interval, or ours is between half and twice the paper's. Otherwise
         "same direction" or "not reproduced", by the sign; "other size" if not `signed`.
     """
+    paper = finite("paper", paper)
     if isinstance(ours, str):
         return ours
-    if np.isnan(ours).any():
+    if not np.isfinite(ours).all():
         return "too few facts"
     if ours.low <= 0 <= ours.high and paper != 0:
         return "no clear effect"
@@ -215,6 +219,12 @@ def _mean(sample: pd.Series) -> Interval:
 
 def _or_few(statistic: Callable, *values: pd.Series) -> Interval:
     return bootstrap(statistic, *values) if len(values[0]) else _UNKNOWN
+
+
+def _checked(run: Results | None, name: str) -> Results | None:
+    if run is not None and not isinstance(run, Results):
+        raise TypeError(f"{name} is a {type(run).__name__}: pass what read_results() or run_experiments() returns")
+    return run
 
 
 def _judged(table: pd.DataFrame, keys: list, signed: list[bool], ours: dict, bert: dict | None) -> pd.DataFrame:

@@ -3,12 +3,14 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 from torch.nn.functional import max_pool1d
 
+from .inputs import colour, layers_by_neurons, value_low_high
 from .style import COLOURS
 
 
@@ -19,9 +21,9 @@ def attribution_map(scores: Tensor, ax: Axes | None = None, n_labels: int = 5) -
         scores: (layers, neurons), for example the mean over a fact's prompts.
     """
     ax = ax or plt.gca()
-    scores = scores.detach().cpu().numpy()
+    scores = layers_by_neurons("scores", scores)
     n_layers, n_neurons = scores.shape
-    tallest = np.abs(scores).max()
+    tallest = np.abs(scores).max() or 1.0  # all zero is drawn, too
     for layer in range(n_layers):
         heights = 0.85 * scores[layer] / tallest
         colours = np.where(heights[:, None] >= 0, [COLOURS["knowledge"]], [COLOURS["baseline"]])
@@ -47,8 +49,8 @@ def effect_bars(effects: pd.DataFrame, ax: Axes | None = None) -> Axes:
     height = 0.8 / len(effects.columns)
     for i, kind in enumerate(effects.columns):
         where = np.arange(len(effects)) + (i - (len(effects.columns) - 1) / 2) * height
-        value, low, high = np.array(effects[kind].tolist()).T
-        ax.barh(where, value, height * 0.9, color=COLOURS[kind], label=kind)
+        value, low, high = value_low_high(f"effects[{kind!r}]", effects[kind])
+        ax.barh(where, value, height * 0.9, color=colour(kind), label=kind)
         ax.errorbar(value, where, xerr=[value - low, high - value], fmt="none", ecolor="0.25", elinewidth=1)
     ax.axvline(0, color="0.25", linewidth=0.8)
     ax.set_yticks(range(len(effects)), effects.index)
@@ -67,9 +69,9 @@ def dose_response(effects: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or plt.gca()
     ax.axhline(0, color="0.25", linewidth=0.8)
     for kind in effects.columns:
-        value, low, high = np.array(effects[kind].tolist()).T
-        ax.plot(effects.index, value, marker="o", markersize=4, color=COLOURS[kind], label=kind)
-        ax.fill_between(effects.index, low, high, color=COLOURS[kind], alpha=0.2, linewidth=0)
+        value, low, high = value_low_high(f"effects[{kind!r}]", effects[kind])
+        ax.plot(effects.index, value, marker="o", markersize=4, color=colour(kind), label=kind)
+        ax.fill_between(effects.index, low, high, color=colour(kind), alpha=0.2, linewidth=0)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     ax.legend(title="Neurons", frameon=False)
     return ax
@@ -86,10 +88,12 @@ def neuron_heatmap(values: Tensor, ax: Axes | None = None, label: str = "", deca
         decades: colour follows the logarithm over so many powers of ten below the highest value; linear when None.
     """
     ax = ax or plt.gca()
-    values = values.detach().cpu().float()
+    values = layers_by_neurons("values", values)
+    if values.min() < 0:
+        raise ValueError(f"values holds {values.min():g}: pass values from 0, such as values.clamp(min=0)")
     n_layers, n_neurons = values.shape
     pool = -(-n_neurons // 512)
-    cells = max_pool1d(values[None], pool, ceil_mode=True)[0].numpy()
+    cells = max_pool1d(torch.from_numpy(values)[None], pool, ceil_mode=True)[0].numpy()
     top = max(cells.max(), 1e-12)  # all zero is drawn, too
     norm = Normalize(0, top) if decades is None else LogNorm(top * 10**-decades, top, clip=True)
     image = ax.imshow(

@@ -11,7 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from ..metrics import Interval, mean_interval
+from ..checks import same_length
+from ..stats import Interval, mean_interval
+from .inputs import colour, value_low_high
 from .style import COLOURS
 
 
@@ -24,7 +26,7 @@ def depth_bars(shares: Sequence[Interval], ax: Axes | None = None, color: str = 
     ax = ax or plt.gca()
     n_layers = len(shares)
     depth = (np.arange(n_layers) + 0.5) / n_layers
-    value, low, high = np.array(shares).T
+    value, low, high = value_low_high("shares", shares)
     ax.barh(depth, value, 0.8 / n_layers, color=color)
     ax.errorbar(value, depth, xerr=[value - low, high - value], fmt="none", ecolor="0.25", elinewidth=1)
     ax.axvline(1 / n_layers, color="0.25", linestyle="--", linewidth=0.8)
@@ -42,10 +44,12 @@ def model_bars(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
             where there is nothing to show.
     """
     ax = ax or plt.gca()
+    if not 1 <= len(table.columns) <= 2:
+        raise ValueError(f"table has {len(table.columns)} columns: pass one or two models")
     height = 0.8 / len(table.columns)
     for i, (model, color) in enumerate(zip(table.columns, [COLOURS["other"], COLOURS["knowledge"]], strict=False)):
         where = np.arange(len(table)) + (i - (len(table.columns) - 1) / 2) * height
-        value, low, high = np.array(table[model].tolist()).T
+        value, low, high = value_low_high(f"table[{model!r}]", table[model])
         ax.barh(where, value, height * 0.9, color=color, label=model)
         ax.errorbar(value, where, xerr=[value - low, high - value], fmt="none", ecolor="0.25", elinewidth=1)
     ax.set_yticks(range(len(table)), table.index)
@@ -88,7 +92,8 @@ def score_against_key(scores: Tensor, key: Tensor, ax: Axes | None = None) -> Ax
         scores, key: (facts, layers, neurons).
     """
     ax = ax or plt.gca()
-    scores, key = (values.flatten().cpu().numpy() for values in (scores, key))
+    scores, key = (values.detach().flatten().cpu().numpy() for values in (scores, key))
+    same_length(scores=scores, key=key)
     ax.scatter(key, scores, s=5, color=COLOURS["knowledge"], alpha=0.35, linewidths=0)
     ends = [min(key.min(), scores.min()), max(key.max(), scores.max())]
     ax.plot(ends, ends, color="0.25", linestyle=":", linewidth=1)
@@ -103,7 +108,10 @@ def leaderboard_dots(board: pd.DataFrame, metric: str, ax: Axes | None = None) -
     """
     ax = ax or plt.gca()
     methods, keys = board.method.unique(), board.key.unique()
-    for i, (key, color) in enumerate(zip(keys, (COLOURS["knowledge"], COLOURS["highlight"]), strict=True)):
+    colors = (COLOURS["knowledge"], COLOURS["highlight"])
+    if len(keys) > len(colors):
+        raise ValueError(f"board has {len(keys)} keys: choose the rows of at most {len(colors)}")
+    for i, (key, color) in enumerate(zip(keys, colors, strict=False)):
         where = np.arange(len(methods)) + 0.25 * (i - (len(keys) - 1) / 2)
         rows = board[board.key == key].groupby("method")[metric]
         value, low, high = np.array([mean_interval(rows.get_group(method)) for method in methods]).T
@@ -123,7 +131,8 @@ def activation_rows(values: Tensor, rows: Sequence[str], marked: Sequence[bool],
         rows: the group of each fact, drawn in order of appearance.
     """
     ax = ax or plt.gca()
-    values, marked = values.cpu().numpy(), np.asarray(marked, dtype=bool)
+    values, marked = values.detach().cpu().numpy(), np.asarray(marked, dtype=bool)
+    same_length(values=values, rows=rows, marked=marked)
     line, groups = pd.factorize(np.asarray(rows))
     height = line + np.random.default_rng(0).uniform(-0.3, 0.3, len(line))  # so that dots do not hide each other
     for chosen, style in ((~marked, dict(color="0.6", s=5)), (marked, dict(color=COLOURS["highlight"], s=16))):
@@ -139,7 +148,7 @@ def count_steps(numbers: dict[str, Sequence[int]], ax: Axes | None = None, band:
     ax = ax or plt.gca()
     ax.axvspan(*band, color="0.92", zorder=0)
     for kind, values in numbers.items():
-        sns.ecdfplot(x=np.asarray(values), ax=ax, color=COLOURS[kind], label=kind)
+        sns.ecdfplot(x=np.asarray(values), ax=ax, color=colour(kind), label=kind)
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.legend(title="Neurons", frameon=False)
     return ax
@@ -171,7 +180,7 @@ def effect_steps(changes: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = ax or plt.gca()
     ax.axvline(0, color="0.25", linewidth=0.8)
     for kind in changes.columns:
-        sns.ecdfplot(x=changes[kind].to_numpy(), ax=ax, color=COLOURS[kind], label=kind)
+        sns.ecdfplot(x=changes[kind].to_numpy(), ax=ax, color=colour(kind), label=kind)
     ax.xaxis.set_major_formatter(PercentFormatter(1.0))
     ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     ax.legend(title="Neurons", frameon=False)
@@ -235,8 +244,8 @@ def type_dots(means: pd.DataFrame, ax: Axes | None = None) -> Axes:
     means = means.sort_index()
     for i, kind in enumerate(means.columns):
         where = np.arange(len(means)) + 0.2 * (i - (len(means.columns) - 1) / 2)
-        value, low, high = np.array(means[kind].tolist()).T
-        ax.errorbar(value, where, xerr=[value - low, high - value], fmt="o", color=COLOURS[kind], label=kind)
+        value, low, high = value_low_high(f"means[{kind!r}]", means[kind])
+        ax.errorbar(value, where, xerr=[value - low, high - value], fmt="o", color=colour(kind), label=kind)
     ax.axvline(0, color="0.25", linewidth=0.8)
     ax.set_yticks(range(len(means)), means.index)
     ax.invert_yaxis()
