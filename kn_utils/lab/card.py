@@ -1,12 +1,15 @@
 """The lab models' figures, as their cards print them: measured on held-out templates, with intervals over facts."""
 
 import hashlib
+import json
 from pathlib import Path
 
 from ..attribution import ffn_activations, knowledge_attributions
+from ..data.files import write_atomically
 from ..facts import Fact
+from ..loading import LAB_FOLDER, LAB_MODELS
 from ..metrics import ask, ask_scaled, mean_interval, relative_change
-from ..models import LAB_FOLDER, LAB_MODELS, LanguageModel
+from ..models import LanguageModel
 from ..prompts import askable
 from ..refinement import random_neurons, refine_neurons, top_neurons
 
@@ -36,6 +39,12 @@ def figures(lm: LanguageModel, facts: list[Fact], sample: list[Fact]) -> dict:
         "neurons_per_fact": mean_interval([len(k) for k in knowledge]),
         "suppression": effects,
     }
+
+
+def write(report: dict, path: Path) -> None:
+    """Write a card, at once."""
+    text = json.dumps(report, indent=2) + "\n"
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def sha256(path: Path) -> str:

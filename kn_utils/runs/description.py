@@ -1,0 +1,51 @@
+"""What the results of a run depend on, and its fingerprint."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from .. import experiments
+from ..bingrel import Bag
+from ..facts import Fact
+from ..models import LanguageModel, weights_digest
+from .stages import MEASURED
+
+CODE = (  # the files on which the numbers depend
+    "models.py loading.py prompts.py engine/*.py quadrature.py attribution.py refinement.py editing.py weights.py "
+    "metrics.py experiments.py prompt_types.py runs/stages.py"
+).split()
+
+
+def describe(
+    lm: LanguageModel, model: str, facts: Sequence[Fact], source: str, seed: int, bags: list[Bag], measure: str
+) -> dict:
+    """All that the results depend on, and its fingerprint."""
+    constants = ("THRESHOLDS", "FACTORS", "ERASED", "N_ERASED", "OWN", "EDITS_PER_RELATION", "BYSTANDERS")
+    about = {
+        "model": model,
+        "revision": getattr(lm.model.config, "_commit_hash", None),
+        "weights": weights_digest(lm),
+        "n_layers": lm.n_layers,
+        "n_neurons": lm.n_neurons,
+        "facts": source,
+        "n_facts": len(facts),
+        "facts_digest": hashlib.sha256(repr(facts).encode()).hexdigest(),
+        "sentences_digest": hashlib.sha256(repr(bags).encode()).hexdigest(),
+        "seed": seed,
+        "measure": measure,
+        "products": lm.products,
+        "parameters": {name.lower(): getattr(experiments, name) for name in constants} | {"measured": MEASURED},
+        "code": code_digest(),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+    about = json.loads(json.dumps(about))  # as it will be read
+    return about | {"fingerprint": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}
+
+
+def code_digest() -> str:
+    """sha256 of the method's code, whatever its line ends."""
+    package = Path(experiments.__file__).parent
+    files = [path for name in CODE for path in sorted(package.glob(name))]
+    return hashlib.sha256("".join(path.read_text(encoding="utf-8") for path in files).encode()).hexdigest()
