@@ -1,6 +1,7 @@
 """How sure we can be: an estimate over facts with its interval, and the summaries that the paper uses."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -78,10 +79,12 @@ def bootstrap(statistic, *samples: Sequence[float], level: float = 0.95, seed: i
     value = statistic(*samples, axis=-1)
     if len(samples[0]) < 2:
         return Interval(_finite_or_nan(value), math.nan, math.nan)
-    result = scipy.stats.bootstrap(
-        tuple(samples), statistic, paired=True, vectorized=True, n_resamples=2000, confidence_level=level,
-        method="percentile", rng=np.random.default_rng(integer("seed", seed)),
-    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # of limits that are NaN
+        result = scipy.stats.bootstrap(
+            tuple(samples), statistic, paired=True, vectorized=True, n_resamples=2000, confidence_level=level,
+            method="percentile", rng=np.random.default_rng(integer("seed", seed)),
+        )  # fmt: skip
     return Interval(*map(_finite_or_nan, (value, *result.confidence_interval)))
 
 
