@@ -60,6 +60,8 @@ def download_bags() -> dict[str, list]:
         address = f"PARAREL/raw_data/patterns/{relation}.jsonl"
         try:
             patterns = [line["pattern"] for line in parse_json_lines(_fetch(address), address, "try again")]
+            if not patterns or not pairs[relation]:
+                raise ValueError("it is empty")
             label = f"{relation}({LABELS[relation]})"
             bags[relation] = [
                 [[pattern.replace("[X]", subject).replace("[Y]", "[MASK]"), answer, label] for pattern in patterns]

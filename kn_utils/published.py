@@ -15,9 +15,9 @@ from .command_line import one_line_errors
 from .data.download import cache_folder, cached, fetch
 from .data.files import is_text, one_line, parse_json, parse_json_lines, read_bytes, read_json, write_atomically
 from .holders import describe
-from .metrics import Interval
 from .models import Neuron
 from .pararel import LABELS
+from .stats import Interval
 
 # Their results give a uuid and its neurons; ParaRel tells which fact has the uuid. One commit each.
 NEURONS = (

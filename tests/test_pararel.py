@@ -40,7 +40,8 @@ def online(release, tmp_path, monkeypatch):
         path = address.removeprefix(f"{pararel.RELEASE}/")
         if path not in files:
             raise urllib.error.HTTPError(address, 404, "Not Found", None, None)
-        return io.BytesIO(files[path].encode())
+        content = files[path]
+        return io.BytesIO(content if isinstance(content, bytes) else content.encode())
 
     monkeypatch.setattr(urllib.request, "urlopen", urlopen)
     monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
@@ -48,7 +49,7 @@ def online(release, tmp_path, monkeypatch):
 
 
 def cached_files(tmp_path):
-    return [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_downloaded_once_and_then_cached(online, pararel_file, tmp_path):
@@ -56,7 +57,7 @@ def test_downloaded_once_and_then_cached(online, pararel_file, tmp_path):
     facts = kn.load_facts("pararel")
     assert set(facts) == set(kn.load_facts(pararel_file))
     assert len(facts) == 27_738
-    assert cached_files(tmp_path) == ["pararel.json.gz"]
+    assert cached_files(tmp_path) == ["pararel.json.gz", "pararel.json.gz.sha256"]
     assert len(asked) == len(set(asked)) == 1 + len(pararel.LABELS)
     assert kn.load_facts("pararel", relations=["P36"]) == [fact for fact in facts if fact.relation == "P36(capital)"]
     assert len(asked) == 1 + len(pararel.LABELS)  # the second time nothing was asked for
@@ -78,6 +79,54 @@ def test_a_changed_release_is_refused(online, tmp_path, path, old, new):
     with one_line_error(ValueError, "ParaRel", "27738", "253448", pararel.SHA256[:12], "try again"):
         kn.load_facts("pararel")
     assert cached_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "path, content",
+    [
+        ("BingDistantTREx/query_pairs.json", b"[]"),
+        ("BingDistantTREx/query_pairs.json", b"{}"),
+        ("BingDistantTREx/query_pairs.json", b'{"P36": [["Ireland"'),
+        ("BingDistantTREx/query_pairs.json", b"\xff\xfe\xff"),
+        ("BingDistantTREx/query_pairs.json", b"[" * 200_000),
+        ("PARAREL/raw_data/patterns/P36.jsonl", b"[]"),
+        ("PARAREL/raw_data/patterns/P36.jsonl", b"{}"),
+        ("PARAREL/raw_data/patterns/P36.jsonl", b'{"pattern": "[X]'),
+        ("PARAREL/raw_data/patterns/P36.jsonl", b'{"pattern": 7}'),
+        ("PARAREL/raw_data/patterns/P36.jsonl", b"\xff\xfe\xff"),
+        ("PARAREL/raw_data/patterns/P36.jsonl", b""),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_another_form_is_refused(online, tmp_path, path, content):
+    files, _ = online
+    files[path] = content
+    with one_line_error(ValueError, "try again"):
+        kn.load_facts("pararel")
+    assert cached_files(tmp_path) == []
+
+
+def test_a_web_page_is_refused(online, tmp_path):
+    files, _ = online
+    files["BingDistantTREx/query_pairs.json"] = b"<!DOCTYPE html><title>Sign in</title>"
+    with one_line_error(ConnectionError, "ParaRel", "query_pairs.json", "a web page came instead"):
+        kn.load_facts("pararel")
+    assert cached_files(tmp_path) == []
+
+
+def test_the_cache_is_verified_whenever_it_is_read(online, pararel_file, tmp_path):
+    """Another file in its place, also one without the digest that older versions did not keep."""
+    kn.load_facts("pararel")
+    (path,) = tmp_path.rglob("pararel.json.gz")
+    whole, record = path.read_bytes(), path.with_name(path.name + ".sha256")
+    kn.write_facts(kn.load_facts(pararel_file, relations="P36"), path)
+    with one_line_error(ValueError, path, "has changed", "delete it"):
+        kn.load_facts("pararel")
+    record.unlink()
+    with one_line_error(ValueError, "703", "27738", "try again"):
+        kn.load_facts("pararel")
+    path.write_bytes(whole)
+    assert len(kn.load_facts("pararel")) == 27_738 and record.exists()
 
 
 @pytest.mark.parametrize("served", [0, 5], ids=["offline from the start", "cut off on the way"])

@@ -64,7 +64,7 @@ def online(release, tmp_path, monkeypatch):
 
 
 def cached_files(tmp_path):
-    return [path.name for path in tmp_path.rglob("*") if path.is_file()]
+    return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
 
 
 def test_the_stand_in_has_the_form_of_the_release(release):
@@ -81,7 +81,7 @@ def test_downloaded_once_and_then_cached(online, facts, tmp_path):
     downloaded = published.load_published_neurons()
     assert len(downloaded) == 27_610
     assert downloaded.sort_values(order).values.tolist() == facts.sort_values(order).values.tolist()
-    assert cached_files(tmp_path) == ["published_neurons.jsonl.gz"]
+    assert cached_files(tmp_path) == ["published_neurons.jsonl.gz", "published_neurons.jsonl.gz.sha256"]
     assert len(asked) == len(set(asked)) == 8 + 39
     pd.testing.assert_frame_equal(published.load_published_neurons(), downloaded)
     assert len(asked) == 8 + 39  # the second time nothing was asked for
@@ -166,9 +166,19 @@ def test_read_from_a_path(tmp_path, name):
         json.dumps({**ROW, "relation": "P9999"}).encode(),
         json.dumps({**ROW, "neurons": [[1, 2, 3]]}).encode(),
         json.dumps({**ROW, "neurons": None}).encode(),
+        json.dumps({**ROW, "neurons": [[12, 0]]}).encode(),
+        json.dumps({**ROW, "neurons": [[0, 3072]]}).encode(),
+        json.dumps({**ROW, "neurons": [[0, -1]]}).encode(),
+        json.dumps({**ROW, "neurons": [[0, 1.5]]}).encode(),
+        json.dumps({**ROW, "neurons": [[True, 1]]}).encode(),
+        json.dumps({**ROW, "subject": 7}).encode(),
+        b"[" * 200_000,
         json.dumps({key: ROW[key] for key in ROW if key != "answer"}).encode(),
     ],
-    ids=["empty", "a list", "cut", "cut gzip", "unknown relation", "three numbers", "no neurons", "no answer"],
+    ids=[
+        "empty", "a list", "cut", "cut gzip", "unknown relation", "three numbers", "no neurons", "no such layer",
+        "no such neuron", "below zero", "half a neuron", "a truth value", "a number as a name", "deep", "no answer",
+    ],  # fmt: skip
 )
 def test_a_damaged_file_is_named(tmp_path, content):
     path = tmp_path / ("facts.jsonl.gz" if content[:1] == b"\x1f" else "facts.jsonl")
@@ -178,7 +188,7 @@ def test_a_damaged_file_is_named(tmp_path, content):
 
 
 def test_no_such_file(tmp_path):
-    with one_line_error(FileNotFoundError, tmp_path / "none.jsonl", "do not exist"):
+    with one_line_error(FileNotFoundError, tmp_path / "none.jsonl", "does not exist"):
         published.load_published_neurons(tmp_path / "none.jsonl")
 
 
@@ -191,7 +201,7 @@ def test_checksum_heeds_content_not_order():
 
 @pytest.mark.slow
 def test_the_shipped_figures_are_those_of_the_facts(neurons_file):
-    derived, shipped = published.derive(neurons_file), json.loads(published.SHIPPED.read_text())
+    derived, shipped = published.derive(neurons_file), json.loads(published.SHIPPED.read_text(encoding="utf-8"))
     assert list(flat(derived)) == list(flat(shipped))
     for (name, ours), (_, theirs) in zip(flat(derived).items(), flat(shipped).items(), strict=True):
         assert ours == (pytest.approx(theirs, rel=1e-4) if isinstance(theirs, float) else theirs), name
@@ -227,7 +237,7 @@ def test_the_shipped_figures_are_a_small_file():
 def reference():
     """Figures of the same facts that were derived elsewhere."""
     path = shared_file("reference_numbers.json")
-    entries = json.loads(path.read_text())["published_bert_base_uncased_neurons"]
+    entries = json.loads(path.read_text(encoding="utf-8"))["published_bert_base_uncased_neurons"]
     return {name: entry["value"] for name, entry in entries.items()}
 
 

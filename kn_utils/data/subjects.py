@@ -86,8 +86,8 @@ def _neighbours(frames: Iterable[Frame]) -> tuple[set[str], set[str]]:
     """The words that stand directly before and after the subject; "" where there is none."""
     left, right = set(), set()
     for before, after in frames:
-        left.add(before.split()[-1] if before.strip() else "")
-        right.add(after.split()[0] if after[:1].isspace() and after.strip() else "")
+        left.add(before.split()[-1].strip(EDGES) if before.strip() else "")
+        right.add(after.split()[0].strip(EDGES) if after[:1].isspace() and after.strip() else "")
     return left, right
 
 
@@ -109,7 +109,8 @@ def _names(prompt: str) -> list[str]:
         return first.isalnum() and not first.islower()
 
     runs = [list(words) for like_name, words in groupby(prompt.split(), is_name) if like_name]
-    return [" ".join(run[i:j]).strip(EDGES) for run in runs for i in range(len(run)) for j in range(i + 1, len(run) + 1)]
+    parts = (run[i:j] for run in runs for i in range(len(run)) for j in range(i + 1, len(run) + 1))
+    return [" ".join(words).strip(EDGES) for words in parts]
 
 
 def _stands_in(name: str, prompt: str) -> bool:

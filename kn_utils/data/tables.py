@@ -46,25 +46,25 @@ def read_table(path: str | Path, what: str = "table", remedy: str = "make it aga
         found = digests(table)
         given = (table.schema.metadata or {}).get(DIGESTS)
         expected = found if given is None else json.loads(given)
-        wrong = sorted(column for column in {*found, *expected} if found.get(column) != expected.get(column))
+        wrong = [column for column in {**found, **expected} if found.get(column) != expected.get(column)]
     except DAMAGE as error:
         raise ValueError(f"{name} is damaged ({one_line(error)[:200]}): {remedy}") from None
     if wrong:
-        raise ValueError(f"{name} is damaged or was changed by hand in {', '.join(wrong)}: {remedy}")
+        raise ValueError(f"{name} is damaged or was changed by hand ({', '.join(wrong)}): {remedy}")
     return table, given is not None
 
 
 def digests(table: pa.Table) -> dict[str, str]:
-    """The sha256 of each column, however it is stored, and under "" of the description.
+    """The sha256 of each column, however it is stored, and of the description.
 
     Raises:
         ValueError: a column of another kind than numbers, texts, and lists and records of these.
     """
     described = {k: v for k, v in (table.schema.metadata or {}).items() if k != DIGESTS}
-    found = {"": hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()}
+    found = {"description": hashlib.sha256(repr(sorted(described.items())).encode()).hexdigest()}
     for name, column in zip(table.column_names, table.columns, strict=True):
         if name in found:
-            raise ValueError(f"two columns are called {name!r}")
+            raise ValueError(f"{name!r} stands there twice")
         sha = hashlib.sha256()
         for chunk in [pa.concat_arrays(column.chunks)] if column.chunks else []:
             _feed(chunk, sha.update)
