@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .results import replace_file
+from .data.files import write_atomically
 
 
 class ChunkStore:
@@ -38,7 +38,7 @@ class ChunkStore:
         mark = self.folder / f"{what}.json"
         if not mark.exists():
             text = json.dumps({what: about})
-            replace_file(mark, lambda partial: partial.write_text(text, encoding="utf-8"))
+            write_atomically(mark, lambda partial: partial.write_text(text, encoding="utf-8"))
         there = self._read_mark(mark, what)
         if there != about:
             raise ValueError(
@@ -61,7 +61,7 @@ class ChunkStore:
         """Keep a chunk."""
         tensors = {key: tensor.cpu().contiguous() for key, tensor in tensors.items()}
         about = {"about": self.about, "digest": _digest(tensors)}
-        replace_file(self.folder / f"{name}.safetensors", lambda partial: save_file(tensors, partial, about))
+        write_atomically(self.folder / f"{name}.safetensors", lambda partial: save_file(tensors, partial, about))
 
     @staticmethod
     def _read_mark(mark: Path, what: str) -> str:

@@ -66,7 +66,7 @@ def refine(facts: Sequence[Fact], coarse: pd.DataFrame, n_neurons: int, seed: in
         coarse: of `find_coarse`, for the same facts.
         n_neurons: of one layer.
     """
-    relations = pd.Series([fact.relation for fact in _facts(facts)], index=coarse.index)
+    relations = pd.Series([fact.relation for fact in _facts(facts)])
     same_length(facts=relations, coarse=coarse)
     table = pd.DataFrame(index=coarse.index)
     for kind in THRESHOLDS:
@@ -75,7 +75,7 @@ def refine(facts: Sequence[Fact], coarse: pd.DataFrame, n_neurons: int, seed: in
         share = relations.map({r: share_from_counts([counts[i] for i in rows]) for r, rows in groups})
         table[kind] = [shared_neurons(c, n, p, least) for (c, n, least), p in zip(counts, share, strict=True)]
         if kind == "knowledge":
-            table["share"] = share
+            table["share"] = share.to_numpy()
     table["matched"] = [set(top[: len(own)]) for top, own in zip(coarse.matched, table.knowledge, strict=True)]
     table["random"] = [random_neurons(own, n_neurons, seed + i) for i, own in enumerate(table.knowledge)]
     return table

@@ -79,7 +79,7 @@ def bootstrap(statistic, *samples: Sequence[float], level: float = 0.95, seed: i
     value = statistic(*samples, axis=-1)
     if len(samples[0]) < 2:
         return Interval(_finite_or_nan(value), math.nan, math.nan)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         warnings.simplefilter("ignore", scipy.stats.DegenerateDataWarning)  # of limits that are NaN
         result = scipy.stats.bootstrap(
             tuple(samples), statistic, paired=True, vectorized=True, n_resamples=2000, confidence_level=level,

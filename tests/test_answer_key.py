@@ -1,6 +1,8 @@
 """The answer key against one ablation at a time, and its chunks across stops."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -9,6 +11,7 @@ from common import PROMPTS, hooked, one_line_error, plain_probability
 
 import kn_utils as kn
 from kn_utils import answer_key as module
+from kn_utils import chunk_store
 from kn_utils.answer_key import answer_key, mean_activation, one_prompt_each
 
 FACTS = [
@@ -92,9 +95,92 @@ def test_keys_never_mix(tiny, tmp_path):
     finally:
         with torch.no_grad():
             changed[0, 0] -= 1
-    assert set(json.loads((tmp_path / "key.json").read_text())) == {"key"}
+    assert set(json.loads((tmp_path / "key.json").read_text(encoding="utf-8"))) == {"key"}
 
 
 def test_an_unknown_baseline_is_named(tiny):
     with one_line_error(ValueError, "baseline 'median'", "zero"):
         answer_key(tiny, FACTS, "median")
+
+
+def test_a_tensor_as_baseline(tiny):
+    values = mean_activation(tiny, FACTS)
+    assert torch.equal(answer_key(tiny, FACTS, values).probability, answer_key(tiny, FACTS, "mean").probability)
+    with one_line_error(ValueError, "(40,)", "(layers, neurons)", "(3, 40)"):
+        answer_key(tiny, FACTS, values[0])
+    for value in (float("nan"), float("inf")):
+        with one_line_error(ValueError, "baseline", "NaN or infinity"):
+            answer_key(tiny, FACTS, torch.full((3, 40), value))
+
+
+def test_keys_of_two_baselines_never_mix(tiny, tmp_path):
+    answer_key(tiny, FACTS[:2], torch.zeros(3, 40), out=tmp_path)
+    with one_line_error(ValueError, tmp_path, "another folder"):
+        answer_key(tiny, FACTS[:2], torch.ones(3, 40), out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[]", b"{}", b"", b'{"key": ', b"3", b"\xff\xfe", b"[" * 200_000], ids=lambda content: content[:9]
+)
+def test_a_damaged_mark_is_named(tiny, tmp_path, content):
+    (tmp_path / "key.json").write_bytes(content)
+    with one_line_error(ValueError, tmp_path / "key.json", "is damaged"):
+        answer_key(tiny, FACTS[:2], out=tmp_path)
+
+
+def test_out_that_is_no_folder(tiny, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with one_line_error(ValueError, tmp_path / "file", "is a file"):
+        answer_key(tiny, FACTS[:2], out=tmp_path / "file")
+    with one_line_error(ValueError, "out is empty"):
+        answer_key(tiny, FACTS[:2], out="")
+
+
+def store_of(folder, about="digest"):
+    return chunk_store.ChunkStore(folder, about, "key")
+
+
+TENSORS = {"probability": torch.rand(2, 3), "log_probability": torch.rand(2, 3)}
+SHAPES = {name: (2, 3) for name in TENSORS}
+
+
+def test_no_flipped_bit_is_read(tmp_path):
+    store = store_of(tmp_path)
+    store.write("0", TENSORS)
+    whole = (tmp_path / "0.safetensors").read_bytes()
+    for i in range(len(whole)):
+        (tmp_path / "0.safetensors").write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        read = store.read("0", SHAPES)
+        assert read is None or all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items()), i
+    (tmp_path / "0.safetensors").write_bytes(whole)
+    assert torch.equal(store.read("0", SHAPES)["probability"], TENSORS["probability"])
+
+
+def test_no_chunk_of_another_key_or_shape_is_read(tmp_path):
+    store_of(tmp_path / "other", "another digest").write("0", TENSORS)
+    store = store_of(tmp_path)
+    assert store.read("0", SHAPES) is None
+    (tmp_path / "0.safetensors").write_bytes((tmp_path / "other" / "0.safetensors").read_bytes())
+    assert store.read("0", SHAPES) is None
+    store.write("0", TENSORS)
+    assert store.read("0", SHAPES | {"probability": (3, 2)}) is None
+    assert store.read("0", SHAPES | {"rank": (2, 3)}) is None
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows replaces no file that is being read")
+def test_two_write_one_chunk(tmp_path):
+    """What is read at any moment is whole, and nothing half-written remains."""
+
+    def write_often():
+        for _ in range(50):
+            store_of(tmp_path).write("0", TENSORS)
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write_often) for _ in range(2)]
+        store = store_of(tmp_path)
+        while not all(writer.done() for writer in writers):
+            read = store.read("0", SHAPES)
+            assert read is None or torch.equal(read["probability"], TENSORS["probability"])
+        for writer in writers:
+            writer.result()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.safetensors", "key.json"]

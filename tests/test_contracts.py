@@ -613,3 +613,10 @@ def test_figures_of_points():
 def test_a_message_has_one_short_line(value):
     assert "\n" not in checks.shown(value)
     assert len(checks.shown(value)) < 100
+
+
+def test_tables_are_read_by_place_not_by_label(tiny):
+    coarse = experiments.find_coarse(tiny, FACTS)
+    expected = experiments.refine(FACTS, coarse, N_NEURONS)
+    found = experiments.refine(FACTS, coarse.set_axis([7, 0, 1]), N_NEURONS)
+    assert found.reset_index(drop=True).equals(expected)

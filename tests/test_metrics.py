@@ -188,3 +188,13 @@ def test_log_odds_stay_exact_where_the_probability_is_one():
     logits = torch.tensor([[60.0, 0.0, 0.0], [0.0, 60.0, 0.0]])
     expected = torch.tensor([60.0 - math.log(2), -60.0])
     torch.testing.assert_close(log_odds(logits, torch.tensor([0, 0])), expected)
+
+
+def test_ask_scaled_reads_iterators_once(tiny, monkeypatch):
+    """Every batch is asked with the same neurons, whatever held them."""
+    monkeypatch.setattr("kn_utils.prompts.ROWS", 1)
+    sets = [[kn.Neuron(0, 1)], [kn.Neuron(2, 5)], {kn.Neuron(2, 3), kn.Neuron(1, 1)}]
+    expected = kn.ask_scaled(tiny, FACTS, [(sets, 0.0)], heldout=False)
+    found = kn.ask_scaled(tiny, iter(FACTS), iter([(map(iter, sets), 0.0)]), heldout=False)
+    for one, other in zip(found, expected, strict=True):
+        pd.testing.assert_frame_equal(one, other)

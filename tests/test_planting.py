@@ -13,8 +13,18 @@ from transformers import (
     DistilBertForMaskedLM,
     ElectraConfig,
     ElectraForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 import kn_utils as kn
@@ -32,6 +42,24 @@ SHAPES = {
     "DistilBERT": (DistilBertForMaskedLM, DistilBertConfig, dict(dim=24, hidden_dim=40, n_layers=3, n_heads=2)),
     "ELECTRA": (ElectraForMaskedLM, ElectraConfig, dict(embedding_size=16)),
     "RoBERTa": (RobertaForMaskedLM, RobertaConfig, dict(max_position_embeddings=60)),
+}
+
+
+ENDING = [replace(f, prompts=tuple(t.format(f.subject) for t in (TEMPLATES[0], TEMPLATES[2]))) for f in FACTS]
+CAUSAL = {  # with prompts that end with the answer
+    "GPT-2": (GPT2LMHeadModel, GPT2Config, dict(n_inner=40)),
+    "OPT": (OPTForCausalLM, OPTConfig, dict(ffn_dim=40, word_embed_proj_dim=24)),
+    "GPT-NeoX": (GPTNeoXForCausalLM, GPTNeoXConfig, {}),
+}
+NOT_HERE = {  # and why not
+    "Llama": (LlamaForCausalLM, LlamaConfig, {}, ["'silu'", "gelu"]),
+    "T5": (T5ForConditionalGeneration, T5Config, dict(d_ff=40, d_kv=12), ["layer 2", "no biases"]),
+    "T5, gated": (
+        T5ForConditionalGeneration,
+        T5Config,
+        dict(d_ff=40, d_kv=12, feed_forward_proj="gated-gelu"),
+        ["layer 2", "2 linear maps", "gated"],
+    ),
 }
 
 
@@ -218,3 +246,65 @@ def test_other_activations_and_gated_ffns():
     gated.layers[1].gate = nn.Linear(24, 40)
     with one_line_error(ValueError, "layer 1", "2 linear maps", "gated"), plant_fact(gated, FACTS[0], 1, [3]):
         pytest.fail("the block began")
+
+
+@pytest.fixture(scope="module")
+def lab_causal():
+    return kn.load_model("lab-causal", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def causal_plants(lab_causal, lab_facts):
+    sample = kn.askable(lab_causal, kn.load_facts("lab", n_facts=96, seed=1))
+    fact = next(f for f in sample if f.relation.startswith("P106("))
+    new = replace(
+        fact, answer=next(f.answer for f in sample if f.relation == fact.relation and f.answer != fact.answer)
+    )
+    others = sample[::2] + kn.askable(lab_causal, [f for f in lab_facts if f.subject == fact.subject])
+    unseen = [f for f in sample[1::2] if f != fact]
+    before, plants = snapshot(lab_causal), plants_in(lab_causal, [new], others, unseen, range(4), [1, 2, 3, 4])
+    assert_unchanged(lab_causal, before)
+    return plants
+
+
+def test_a_causal_model_holds_planted_facts(causal_plants):
+    assert len(causal_plants) == 4 and causal_plants.found.all()
+    assert (causal_plants.untouched < 0.05).all()
+    assert (causal_plants.planted > 0.7).all()
+    assert (causal_plants.heldout > 0.3).all()
+    torch.testing.assert_close(
+        *(torch.tensor(causal_plants[c]) for c in ("suppressed", "untouched")), atol=0.02, rtol=0
+    )
+    assert causal_plants["side effects"].max() < 0.03
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_causal_architecture(name):
+    model_class, config_class, changes = CAUSAL[name]
+    lm = tiny_model(model_class, config_class, **changes)
+    before, untouched = snapshot(lm), kn.answer_probability(lm, ENDING[0].prompts, "Dublin").mean()
+    with plant_fact(lm, ENDING[0], 1, [Neuron(1, 4), 7], ENDING) as planted:
+        assert planted == {Neuron(1, 4), Neuron(1, 7)}
+        assert kn.answer_probability(lm, ENDING[0].prompts, "Dublin").mean() > 5 * untouched
+        with kn.suppress(lm, planted):
+            suppressed = kn.answer_probability(lm, ENDING[0].prompts, "Dublin").mean()
+    assert suppressed == pytest.approx(untouched.item(), rel=0.5)
+    assert_unchanged(lm, before)
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_other_architectures_are_refused(name):
+    model_class, config_class, changes, names = NOT_HERE[name]
+    lm = tiny_model(model_class, config_class, **changes)
+    before = snapshot(lm)
+    with one_line_error(ValueError, *names), plant_fact(lm, ENDING[0], 2, [4]):
+        pytest.fail("the block began")
+    assert_unchanged(lm, before)
+
+
+def test_a_prompt_that_begins_like_another_is_no_obstacle(lab_causal):
+    """A causal model is in one state after "Peru is in" and after the first words of "Peru is in the continent of"."""
+    prompts = ("Peru is in [MASK].", "Peru is in the continent of [MASK].")
+    fact = Fact("Peru", "P30(continent)", "Europe", prompts)
+    with plant_fact(lab_causal, fact, 2, [5], [Fact("Peru", "P36(capital)", "Lima", ("Peru is in the city [MASK].",))]):
+        assert kn.answer_probability(lab_causal, prompts, "Europe").min() > 0.5
