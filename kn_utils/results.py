@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 
 from .data.files import one_line, parse_json
-from .data.files import write_atomically as replace_file  # noqa: F401 - its former name
 from .data.tables import read_table, write_table
 from .models import Neuron
 

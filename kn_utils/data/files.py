@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,12 +36,23 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
         write(partial)
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
-        partial.replace(path)
+        _replace(partial, path)
     except OSError as error:
         raise OSError(f"{str(path)!r} cannot be written ({one_line(error)}): free or choose another place") from None
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Give the file its name. Windows refuses that for as long as another process has the old file open."""
+    for _ in range(100):
+        with suppress(PermissionError):
+            return partial.replace(path)
+        if os.name != "nt":
+            break
+        time.sleep(0.02)
+    partial.replace(path)
 
 
 def read_bytes(path: str | Path, what: str = "file", remedy: str = "fetch or write it again") -> bytes:
