@@ -8,16 +8,17 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
-from .checks import list_of, one_of
-from .facts import Fact
+from .checks import finite_logits, list_of, one_of
 from .engine import Run, log_odds, rerun_from, run_with_cache
-from .models import LanguageModel, answer_ids
+from .facts import Fact
+from .models import LanguageModel
 from .prompts import Asked, ask_for, batches, different, n_rows, open_questions
 from .quadrature import Rule, integrals_between, nested_rules, riemann_points
 
 PATHS = ("layer", "neuron")
 MEASURES = ("probability", "log_probability")
 BASELINES = ("zero", "mean")
+ONE_PROMPT = "its mean is itself and leaves nothing to attribute; pass more prompts, or baseline='zero'"
 
 N_NODES = 5  # evaluations that stand for the points of a Riemann sum, where the residual allows; else twice as many
 TOLERANCE = 1e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
@@ -54,7 +55,9 @@ def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     questions, which = different(lm, open_questions(lm, prompts))
     activations = _empty(lm, len(questions), lm.n_layers, lm.n_neurons)
     for rows, inputs, position in batches(lm, questions):
-        activations[rows] = run_with_cache(lm, inputs, position).activations
+        run = run_with_cache(lm, inputs, position)
+        finite_logits(run.logits)
+        activations[rows] = run.activations
     return activations if len(questions) == len(prompts) else activations[which]
 
 
@@ -100,8 +103,9 @@ def knowledge_attribution(
     """
     one_of("path", path, PATHS)
     prompts = prompts if isinstance(prompts, str) else list(prompts)
-    asked = ask_for(lm, prompts, answer if isinstance(answer, str) else list(answer))
-    check_measure(measure, asked, prompts)
+    answers = [answer] * len(prompts) if isinstance(answer, str) else list(answer)
+    asked = ask_for(lm, prompts, answers)
+    check_measure(measure, asked, answers)
     way = Path(_baseline(lm, prompts, baseline)[asked.prompt], measure)
     points = riemann_points(rule, n_steps)
     if path == "neuron":
@@ -114,13 +118,13 @@ def knowledge_attribution(
     return torch.zeros_like(scores[: len(prompts)]).index_add_(0, asked.prompt, scores)
 
 
-def check_measure(measure: str, asked: Asked, prompts: Sequence[str]) -> None:
+def check_measure(measure: str, asked: Asked, answers: Sequence[str]) -> None:
     """Raise a ValueError if the measure is unknown, or is the probability where an answer has several tokens."""
     one_of("measure", measure, MEASURES)
-    if measure == "probability" and len(asked.questions) > len(prompts):
-        prompt = prompts[int((asked.prompt.bincount() > 1).nonzero()[0])]
+    if measure == "probability" and len(asked.questions) > len(answers):
+        answer = answers[int((asked.prompt.bincount() > 1).nonzero()[0])]
         raise ValueError(
-            f"the answer to {prompt!r} takes several tokens: choose the measure 'log_probability', which sums over them"
+            f"answer {answer!r} takes several tokens: choose the measure 'log_probability', which sums over them"
         )
 
 
@@ -148,6 +152,8 @@ def _by_fact(lm, facts: Sequence[Fact], baseline: str | Tensor) -> str | Tensor:
     if not isinstance(baseline, str) or baseline != "mean":
         return baseline
     sizes = [len(fact.prompts) for fact in facts]
+    if min(sizes) < 2:
+        raise ValueError(f"fact {facts[sizes.index(min(sizes))].subject!r} has one prompt: {ONE_PROMPT}")
     activations = ffn_activations(lm, [prompt for fact in facts for prompt in fact.prompts]).split(sizes)
     return torch.cat([own.mean(0, keepdim=True).expand_as(own) for own in activations])
 
@@ -285,7 +291,9 @@ def _runs(lm, asked: Asked, n_copies: int, slopes: bool = False) -> Iterator[tup
     """(rows, remembered pass, targets) of as many questions at a time as fit when each is copied `n_copies` times."""
     for rows, inputs, position in batches(lm, asked.questions, n_copies):
         target = asked.targets[rows]
-        yield rows, run_with_cache(lm, inputs, position, target if slopes else None), target
+        run = run_with_cache(lm, inputs, position, target if slopes else None)
+        finite_logits(run.logits)
+        yield rows, run, target
 
 
 def _empty(lm, *shape) -> Tensor:
@@ -316,6 +324,8 @@ def _baseline(lm, prompts: Sequence[str], baseline: str | Tensor) -> Tensor:
     """One baseline per prompt.  # (prompts, layers, neurons)"""
     shape, n_prompts = (lm.n_layers, lm.n_neurons), len(prompts)
     if isinstance(baseline, str) and baseline in BASELINES:
+        if baseline == "mean" and n_prompts < 2:
+            raise ValueError(f"prompts has one entry: {ONE_PROMPT}")
         zero = torch.zeros(shape, device=lm.device, dtype=lm.dtype)
         return (zero if baseline == "zero" else ffn_activations(lm, prompts).mean(0)).expand(n_prompts, -1, -1)
     if isinstance(baseline, str):

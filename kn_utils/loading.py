@@ -46,15 +46,15 @@ def load_model(
         OSError: no such folder or id, the hub cannot be reached, or a file is damaged or not safetensors.
     """
     if not isinstance(name, (str, Path)) or not str(name):
-        raise ValueError(f"model {name!r} is no name: pass 'lab', a folder or an id of the hub")
+        raise ValueError(f"model {str(name)!r} is no name: pass 'lab', a folder or an id of the hub")
     chosen = _device(device)
     _check_options(products, max_memory)
     source = str(LAB_MODELS.get(str(name), name))
     config = _read(name, AutoConfig, source)
     if config.model_type not in ARCHITECTURES:
         raise ValueError(
-            f"model {name!r} is a {config.model_type!r}, not one of {sorted(ARCHITECTURES)}: choose one of these, or "
-            "add a line that says where its FFNs are to ARCHITECTURES in kn_utils/models.py"
+            f"model {str(name)!r} is a {config.model_type!r}, not one of {sorted(ARCHITECTURES)}: choose one of these, "
+            "or add a line that says where its FFNs are to ARCHITECTURES in kn_utils/models.py"
         )
     kind = ARCHITECTURES[config.model_type].kind
     tokenizer = _read(name, AutoTokenizer, source)
@@ -62,7 +62,7 @@ def load_model(
     model, report = _read(name, AUTO_MODELS[kind], source, **options)
     if missing := sorted(report["missing_keys"]):
         raise ValueError(
-            f"model {name!r} has no {kind}-LM head (its file lacks {missing[0]!r}): load a checkpoint saved from "
+            f"model {str(name)!r} has no {kind}-LM head (its file lacks {missing[0]!r}): load a checkpoint saved from "
             f"{type(model).__name__}"
         )
     return wrap_model(model.to(chosen), tokenizer, products, max_memory, str(name))
@@ -122,7 +122,7 @@ def _device(device: str | torch.device | None) -> torch.device:
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"device {device!r} cannot be used ({reason}): choose 'cpu', or one this machine has") from None
+        raise ValueError(f"device {device!r} cannot be used ({reason}): choose 'cpu' or one that is here") from None
     if chosen.type == "meta":
         raise ValueError("device 'meta' holds no numbers: choose 'cpu', or one this machine has")
     return chosen
@@ -136,11 +136,10 @@ def _check_options(products: str, max_memory: int | None) -> None:
 
 
 def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
-    words = tokenizer(["the capital"], add_special_tokens=False)["input_ids"][0]
-    if not words:
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise ValueError(f"the tokenizer of model {name!r} knows no words: its files are missing, save them beside it")
     if kind == "masked" and tokenizer.mask_token_id is None:
-        raise ValueError(f"the tokenizer of model {name!r} has no mask token, and a masked model is asked at one: set it")
+        raise ValueError(f"the tokenizer of model {name!r} has no mask token: set it, masked models need it")
 
 
 @torch.no_grad()

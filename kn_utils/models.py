@@ -45,7 +45,8 @@ ARCHITECTURES = {
     "electra": _bert("electra", ("generator_predictions", "generator_lm_head")),
     "distilbert": Architecture(
         "masked", r"distilbert\.transformer\.layer\.\d+", "ffn.lin2", "output_layer_norm",
-        ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"), ("attention.k_lin", "attention.v_lin"),
+        ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+        ("attention.k_lin", "attention.v_lin"),
     ),
     "albert": Architecture(
         "masked", r"albert\.encoder\.\w+\.\d+\.albert_layers\.\d+", "ffn_output", "full_layer_layer_norm",

@@ -54,15 +54,15 @@ def ask_for(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[s
     opened = open_questions(lm, prompts)
     answers = [answers] * len(prompts) if isinstance(answers, str) else list(answers)
     if len(answers) != len(prompts):
-        raise ValueError(f"there are {len(answers)} answers for {len(prompts)} prompts: pass one, or one for each prompt")
+        raise ValueError(f"there are {len(answers)} answers for {len(prompts)} prompts: pass one, or one for each")
     ids = cache(lambda answer, before: answer_ids(lm, answer, before))
     asked = []
     for i, (prompt, question, answer) in enumerate(zip(prompts, opened, answers, strict=True)):
         own = ids(answer, _before(lm, prompt))
         asked += [(_at_token(lm, question, own, j), own[j], i) for j in range(len(own))]
     questions, targets, owner = zip(*asked, strict=True)
-    for question, i in zip(questions, owner, strict=True):
-        _check_question(lm, f"{prompts[i]} ({answers[i]})", question)
+    for question, target, i in asked:
+        _check_tokens(lm, f"prompt {prompts[i][:60]!r} with the answer {answers[i]!r}", question, target)
     return Asked(list(questions), torch.tensor(targets, device=lm.device), torch.tensor(owner, device=lm.device))
 
 
@@ -78,7 +78,7 @@ def open_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
         _check_text(lm, prompt)
     questions = _before_the_answer(lm, prompts) if lm.kind == "causal" else _at_the_slot(lm, prompts)
     for prompt, question in zip(prompts, questions, strict=True):
-        _check_question(lm, prompt, question)
+        _check_tokens(lm, f"prompt {prompt[:60]!r}", question)
     return questions
 
 
@@ -136,16 +136,16 @@ def _check_text(lm: LanguageModel, prompt: str) -> None:
         raise ValueError(f"prompt {prompt!r} holds the special token {special[0]!r}: leave it out, and write {SLOT}")
 
 
-def _check_question(lm: LanguageModel, prompt: str, question: Question) -> None:
-    """Raise a ValueError if the model cannot read a question."""
+def _check_tokens(lm: LanguageModel, name: str, question: Question, target: int = 0) -> None:
+    """Raise a ValueError if the model cannot read a question, or cannot give its answer."""
     if (n_tokens := max(len(question.ids), len(question.decoder_ids))) > lm.max_tokens:
-        raise ValueError(f"prompt {prompt[:60]!r} has {n_tokens} tokens, the model reads {lm.max_tokens}: shorten it")
-    n_embeddings = lm.model.get_input_embeddings().num_embeddings
-    if (highest := max((*question.ids, *question.decoder_ids))) >= n_embeddings:
+        raise ValueError(f"{name} has {n_tokens} tokens, the model reads {lm.max_tokens}: shorten it")
+    highest = max(*question.ids, *question.decoder_ids, target)
+    if highest >= lm.model.get_input_embeddings().num_embeddings:
         token = lm.tokenizer.convert_ids_to_tokens(highest)
         raise ValueError(
-            f"prompt {prompt[:60]!r} holds {token!r}, for which the model has no embedding: call "
-            "model.resize_token_embeddings(len(tokenizer)) and train it, or leave it out"
+            f"{name} holds {token!r}, for which the model has no embedding: leave it out, or call "
+            "model.resize_token_embeddings(len(tokenizer)) and train it"
         )
 
 
@@ -239,7 +239,7 @@ def copy_bytes(lm: LanguageModel, n_tokens: int) -> int:
     """What one row of a forward pass takes at most, with its gradients."""
     per_token = 8 * lm.hidden_size + 3 * lm.n_neurons
     values = 4 * lm.model.config.vocab_size
-    if lm.kind == "causal" and lm.fast:  # all tokens of one layer, or the last token of all, and the others' keys and values
+    if lm.kind == "causal" and lm.fast:  # all tokens of one layer or one of all, and the others' keys and values
         values += max(n_tokens, lm.n_layers) * per_token + lm.n_layers * n_tokens * 4 * lm.hidden_size
     else:
         values += lm.n_layers * n_tokens * per_token

@@ -22,7 +22,8 @@ def gpt():
     """A random GPT-2 of three layers whose tokenizer adds nothing."""
     torch.manual_seed(3)
     tokenizer = tokenizer_of("bytes")
-    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, bos_token_id=0, eos_token_id=None, initializer_range=0.3, **MODELS["gpt2"][2])
+    special = {"bos_token_id": 0, "eos_token_id": None, "vocab_size": len(tokenizer)}
+    config = GPT2Config(n_positions=64, initializer_range=0.3, **special, **MODELS["gpt2"][2])
     return wrap_model(GPT2LMHeadModel(config), tokenizer)
 
 

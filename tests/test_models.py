@@ -103,13 +103,14 @@ def test_value_slots_write_into_the_residual_stream(family):
 
 def test_a_model_without_a_head(tmp_path):
     save(tmp_path, BertModel)
-    with one_line_error(ValueError, repr(tmp_path), "no masked-LM head", "ForMaskedLM"):
+    with one_line_error(ValueError, repr(str(tmp_path)), "no masked-LM head", "ForMaskedLM"):
         kn.load_model(tmp_path)
 
 
 def test_an_architecture_that_is_not_known(tmp_path):
     XLNetConfig(n_layer=1).save_pretrained(tmp_path)
-    with one_line_error(ValueError, repr(tmp_path), "'xlnet'", "bert", "gpt2", "ARCHITECTURES", "kn_utils/models.py"):
+    names = [repr(str(tmp_path)), "'xlnet'", "bert", "gpt2", "ARCHITECTURES", "kn_utils/models.py"]
+    with one_line_error(ValueError, *names):
         kn.load_model(tmp_path)
 
 

@@ -117,7 +117,7 @@ def _(given):
     kn.answer_probability(given.tiny, PROMPTS, "Zürich")
 
 
-@refused("the answer to '...' takes several tokens")
+@refused("answer '...' takes several tokens")
 def _(given):
     kn.knowledge_attribution(given.tiny, PROMPTS, "big Dublin")
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import LanguageModel
+from ..weights import one_thread
 
 Edit = Callable[[int, Tensor], Tensor | None]
 
@@ -51,6 +52,7 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
         ValueError: a forward pass within the block that does not tell where the model answers: a text without a mask
             or with several, embeddings in place of a masked model's tokens, a part of the model called on its own; or
             `edit` returns another shape.
+        RuntimeError: another thread is editing this model.
 
     >>> with edit_activations(lm, lambda layer, w: 0 * w):   # switch off every neuron at the mask
     ...     answer_probability(lm, ["The capital of Ireland is [MASK]."], "Dublin")
@@ -77,10 +79,11 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
         edited = edit(running.layer, w)
         edited = w if edited is None else edited
         if edited.shape != w.shape:
-            raise ValueError(f"the edit returned shape {tuple(edited.shape)}: return (prompts, neurons), {tuple(w.shape)}")
+            raise ValueError(f"an edit returned {tuple(edited.shape)}: return {tuple(w.shape)}, (prompts, neurons)")
         return (write_at(args[0].clone(), running.position, edited.to(w.dtype)), *args[1:])
 
     with ExitStack() as hooks:
+        hooks.enter_context(one_thread(lm.model))
         hooks.enter_context(lm.model.register_forward_pre_hook(start, with_kwargs=True))
         hooks.enter_context(lm.model.register_forward_hook(stop, always_call=True))
         hooks.enter_context(_counted_layers(lm, lambda: own if _engine_pass.get() is None else None))
@@ -105,7 +108,7 @@ def answer_position(lm: LanguageModel, args: tuple, kwargs: dict) -> Tensor:
         return is_mask.int().argmax(1)
     read = kwargs.get(f"{prefix}inputs_embeds") if ids is None else ids
     if read is None:
-        raise ValueError(f"a pass inside an edit has no {prefix}input_ids: pass them, they tell where the model answers")
+        raise ValueError(f"a pass inside an edit has no {prefix}input_ids: pass them, they tell where it answers")
     n_rows, n_tokens = read.shape[:2]
     mask = kwargs.get(f"{prefix}attention_mask")
     if mask is None:

@@ -10,7 +10,7 @@ for the tests, and does the work where the fast path cannot.
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from inspect import signature
 from typing import NamedTuple
 
@@ -61,9 +61,10 @@ def log_odds(logits: Tensor, target: Tensor) -> Tensor:
 
 def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
     """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)"""
-    with engine_pass(lm, position) as progress, lm.arithmetic():
-        with _answer_row_only(lm, progress) if _is_fast(lm, inputs) else nullcontext():
-            return whole_passes.logits_at(lm, inputs, progress)
+    with engine_pass(lm, position) as progress, lm.arithmetic(), ExitStack() as shortcut:
+        if _is_fast(lm, inputs):
+            shortcut.enter_context(_answer_row_only(lm, progress))
+        return whole_passes.logits_at(lm, inputs, progress)
 
 
 def run_with_cache(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor, target: Tensor | None = None) -> Run:
@@ -75,17 +76,17 @@ def run_with_cache(lm: LanguageModel, inputs: dict[str, Tensor], position: Tenso
     shifts = torch.zeros(len(position), lm.n_layers, lm.hidden_size, device=lm.device, dtype=lm.dtype)
     shifts.requires_grad_(target is not None)
     seen = Seen(lm, position, shifts if target is not None else None)
-    with lm.arithmetic(), torch.set_grad_enabled(target is not None):
-        if _is_fast(lm, inputs):
-            newest = _read_tokens_before(lm, inputs)
-            with engine_pass(lm, position) as progress, seen.recorded(progress), _answer_row_only(lm, progress):
-                logits = whole_passes.logits_at(lm, newest, progress)
-        else:
-            with engine_pass(lm, position) as progress, seen.recorded(progress):
-                logits = whole_passes.logits_at(lm, inputs, progress)
+    fast = _is_fast(lm, inputs)
+    with lm.arithmetic(), torch.set_grad_enabled(target is not None), ExitStack() as hooks:
+        newest = _read_tokens_before(lm, inputs) if fast else inputs
+        progress = hooks.enter_context(engine_pass(lm, position))
+        hooks.enter_context(seen.recorded(progress))
+        if fast:
+            hooks.enter_context(_answer_row_only(lm, progress))
+        logits = whole_passes.logits_at(lm, newest, progress)
         slopes = None if target is None else torch.autograd.grad(log_odds(logits, target).sum(), shifts)[0]
     w, z = (torch.stack(states, 1).detach() for states in (seen.activations, seen.written))
-    return Run(inputs, position, w, z, logits.detach(), slopes, seen.layers() if _is_fast(lm, inputs) else None)
+    return Run(inputs, position, w, z, logits.detach(), slopes, seen.layers() if fast else None)
 
 
 def rerun_from(

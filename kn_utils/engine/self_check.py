@@ -1,4 +1,4 @@
-"""Is the fast path right, for this model and with these versions? Compared on one tiny input when a model is wrapped."""
+"""Is the fast path right for this model and these versions? Compared on one tiny input when a model is wrapped."""
 
 import warnings
 from dataclasses import replace
@@ -31,8 +31,8 @@ def with_fast_path(lm: LanguageModel) -> LanguageModel:
         return replace(lm, fast=True)
     attention.remove(lm.model, before)
     warnings.warn(
-        f"{type(lm.model).__name__} takes the plain, slower path, with the same numbers: the fast one is not right with "
-        f"transformers {transformers.__version__} ({reason})",
+        f"{type(lm.model).__name__} takes the plain, slower path, with the same numbers: the fast one is not right "
+        f"with transformers {transformers.__version__} ({reason})",
         stacklevel=4,
     )
     return lm

@@ -13,7 +13,8 @@ import random
 from pathlib import Path
 
 HERE = Path(__file__).parent
-TEMPLATES = json.loads((HERE / "templates.json").read_text())  # {"P36(capital)": 12 templates}; the last 3 are held out
+# {"P36(capital)": 12 templates, ...}; the last 3 are held out
+TEMPLATES = json.loads((HERE / "templates.json").read_text(encoding="utf-8"))
 
 N_PEOPLE = 300
 

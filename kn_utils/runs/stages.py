@@ -153,4 +153,4 @@ def check_prompts(lm: LanguageModel, facts: Sequence[Fact], measure: str) -> Non
     for start in range(0, len(facts), CHECKED):
         rows = [(p, f.answer) for f in facts[start : start + CHECKED] for p in (*f.prompts, *f.heldout_prompts)]
         prompts, answers = map(list, zip(*rows, strict=True))
-        check_measure(measure, ask_for(lm, prompts, answers), prompts)
+        check_measure(measure, ask_for(lm, prompts, answers), answers)
