@@ -21,8 +21,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CORE = """models architectures attribution quadrature refinement editing metrics facts files contracts
-    engine lab_numbers""".split()
+CORE = """models prompts architectures engine attribution invariance quadrature refinement editing weights metrics facts
+    files contracts lab_numbers""".split()
 CHAPTERS = "01_*.ipynb", "03_*.ipynb", "06_*.ipynb"
 NOT_INSTALLED = shutil.ignore_patterns(".*", "_build", "build", "*.egg-info", "__pycache__")
 OFFLINE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
