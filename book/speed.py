@@ -68,13 +68,10 @@ def remembered_layers(shape, n_tokens, n_points, at_mask=True):
     The down projection is needed once, forward and backward.
 
     Args:
-        at_mask: the last layer has keys and values of all tokens, and all else at the mask only. Just above the layer
-            in question, the mask alone needs new queries, keys and values.
+        at_mask: the last layer has keys and values of all tokens, and all else at the mask only.
     """
     layer, last = n_tokens * shape.layer, last_layer(shape, n_tokens, at_mask)
     above = sum((n - 1) * layer + last for n in range(1, shape.n_layers))
-    if at_mask and shape.n_layers > 1:
-        above -= (3 * (shape.n_layers - 2) + 2) * (n_tokens - 1) * shape.hidden**2
     once = (shape.n_layers - 1) * layer + last + shape.head + 2 * shape.n_layers * shape.ffn
     return 2 * once + 4 * n_points * (above + shape.n_layers * shape.head)
 

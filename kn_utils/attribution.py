@@ -22,6 +22,7 @@ ONE_PROMPT = "its mean is itself and leaves nothing to attribute; pass more prom
 
 N_NODES = 5  # evaluations that stand for the points of a Riemann sum, where the residual allows; else twice as many
 TOLERANCE = 1e-4  # of the completeness residual, in units of the highest score; the scores are then right to 1e-5
+ROUGH_TOLERANCE = 1e-2  # the same where products are coarser than float32: below it the residual is their rounding
 ABLATED = 256  # neurons of a prompt, each switched off in its own copy, in one pass
 
 
@@ -91,7 +92,7 @@ def knowledge_attribution(
             over each fact's own), or a tensor (layers, neurons), or (prompts, layers, neurons) with one per prompt.
         measure: "probability" or "log_probability" (natural); only the latter for answers of several tokens.
         exact_steps: evaluate every point of a sum. By default a Radau rule with fewer nodes stands for it wherever
-            that is right to 1e-5 of the highest score.
+            that is right to 1e-5 of the highest score (1e-3 with products coarser than float32).
         per_token: do not sum over an answer's tokens. Each has a row of its own, prompt by prompt.
 
     Returns:
@@ -174,7 +175,8 @@ def _integrated_gradients(lm, asked: Asked, way: Path, rules: list[Rule]) -> Ten
                 mean = _integral(line, rule, way.measure) @ lm.value_slots(layer)
                 own[line.prompts, layer] = line.from_baseline * mean
             if rule is not rules[-1]:
-                allowed = TOLERANCE * own.flatten(1).abs().amax(1)
+                tolerance = TOLERANCE if lm.products == "float32" else ROUGH_TOLERANCE
+                allowed = tolerance * own.flatten(1).abs().amax(1)
                 lines = _rough(lines, rule, odds_at_w, allowed, way.measure)
         scores[rows] = own
     return scores

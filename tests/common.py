@@ -1,5 +1,6 @@
 """Shared by the tests: tiny random models, plain hooks to check the library against, and the form of an error."""
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -118,6 +119,11 @@ def one_line_error(kind, *names):
     message = str(caught.value)
     assert "\n" not in message
     assert all(str(name) in message for name in names), message
+
+
+def printed(value):
+    """A name for a test's parameter that is the same in every process: without addresses."""
+    return re.sub(r" at 0x\w+", "", str(value))
 
 
 def shared_file(*parts):

