@@ -7,6 +7,7 @@ from .attribution import ffn_activations, knowledge_attribution, knowledge_attri
 from .bingrel import load_prompts
 from .editing import amplify, erase_relation, suppress, update_fact
 from .engine import edit_activations
+from .engine.quadrature import riemann_points
 from .facts import Fact, load_facts, relation_id, write_facts
 from .loading import load_model
 from .metrics import (
@@ -32,7 +33,6 @@ from .naming import (
 )
 from .planting import plant_fact
 from .prompts import askable
-from .quadrature import riemann_points
 from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
 from .results import Results, read_results
 from .runs import run_experiments

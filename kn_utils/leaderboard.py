@@ -15,12 +15,12 @@ from tqdm.auto import tqdm
 from .answer_key import one_prompt_each
 from .attribution import ABLATED, ffn_activations, knowledge_attribution
 from .checks import count, integer, list_of, scores_3d
-from .engine import rerun_from, run_with_cache
+from .engine import batches, rerun_from, run_with_cache
 from .facts import Fact
 from .metrics import answer_probability, ask_scaled
 from .models import LanguageModel, Neuron
 from .planting import Inseparable, plant_fact
-from .prompts import ask_for, batches
+from .prompts import questions_for
 
 Method = Callable[[LanguageModel, Sequence[str], Sequence[str]], Tensor]  # -> (prompts, layers, neurons)
 
@@ -43,7 +43,7 @@ def value_slot_increase(lm: LanguageModel, prompts: Sequence[str], answers: Sequ
     A static score (Yu and Ananiadou 2024): no later layer runs, nothing is switched off.  # (prompts, layers, neurons)
     """
     scores = torch.empty(len(prompts), lm.n_layers, lm.n_neurons, device=lm.device, dtype=lm.dtype)
-    asked = ask_for(lm, prompts, answers)
+    asked = questions_for(lm, prompts, answers)
     for rows, inputs, position in batches(lm, asked.questions, ABLATED):
         past, target = run_with_cache(lm, inputs, position), asked.targets[rows]
         for layer in range(lm.n_layers):

@@ -10,10 +10,10 @@ from tqdm.auto import tqdm
 
 from .checks import count, finite, finite_logits, list_of, neuron_sets
 from .editing import factors_of
-from .engine import answer_logits, log_odds, run_with_cache, scaled_logits
+from .engine import answer_logits, batches, log_odds, run_with_cache, scaled_logits, unique
 from .facts import Fact
 from .models import LanguageModel, Neuron
-from .prompts import Asked, ask_for, batches, different, open_questions
+from .prompts import Questions, first_questions, questions_for
 from .stats import Interval, bootstrap, mean_interval, perplexity, relative_change  # noqa: F401, found here, too
 
 MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
@@ -22,7 +22,7 @@ MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
 @torch.no_grad()
 def answer_distribution(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
     """The model's distribution over its vocabulary where each answer begins.  # (prompts, vocabulary)"""
-    questions = open_questions(lm, prompts)
+    questions = first_questions(lm, prompts)
     parts = ((rows, finite_logits(answer_logits(lm, *batch))) for rows, *batch in batches(lm, questions))
     rows, logits = zip(*parts, strict=True)
     return torch.cat(logits)[torch.cat(rows).argsort()].softmax(-1)
@@ -94,7 +94,7 @@ def ask_scaled(
     facts = list_of("facts", facts, Fact)
     changes = _checked_changes(lm, changes, len(facts))
     owner, prompts, answers = _prompts_of(facts, heldout)
-    asked = ask_for(lm, prompts, answers)
+    asked = questions_for(lm, prompts, answers)
     shape = (1 + len(changes), len(asked.questions))
     odds, rank = (torch.empty(shape, device=lm.device, dtype=lm.dtype) for _ in range(2))
     with tqdm(total=len(asked.questions), desc="Editing", unit="prompt", leave=None, delay=1) as progress:
@@ -116,8 +116,8 @@ def ask_prompts(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequen
     Args:
         answers: the same for every prompt, or one per prompt.
     """
-    asked = ask_for(lm, prompts, answers)
-    questions, which = different(lm, asked.questions)  # each is read once, however many answers it is asked for
+    asked = questions_for(lm, prompts, answers)
+    questions, which = unique(lm, asked.questions)  # each is read once, however many answers it is asked for
     odds, rank = (torch.empty(len(which), device=lm.device, dtype=lm.dtype) for _ in range(2))
     for rows, inputs, position in batches(lm, questions):  # rows ascend
         own = torch.isin(which, rows).nonzero()[:, 0]
@@ -166,7 +166,7 @@ def _odds_and_rank(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return log_odds(logits, target), 1 + (logits > logits.gather(1, target[:, None])).sum(1).to(logits)
 
 
-def _measures(odds: Tensor, rank: Tensor, asked: Asked) -> pd.DataFrame:
+def _measures(odds: Tensor, rank: Tensor, asked: Questions) -> pd.DataFrame:
     """A table with one row per prompt."""
     n_prompts = int(asked.prompt.max()) + 1
     if len(odds) > n_prompts:

@@ -167,7 +167,7 @@ class LanguageModel:
         return self.model.get_input_embeddings().weight[answer_id(self, token)]
 
     @contextmanager
-    def arithmetic(self) -> Iterator[None]:
+    def precision(self) -> Iterator[None]:
         """Within the block, matrices are multiplied as `products` says."""
         precision = torch.get_float32_matmul_precision()
         try:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from .checks import count, finite_logits, fraction, integer, list_of, neuron_set
-from .engine import rerun_from, run_with_cache
+from .engine import batches, encode, rerun_from, run_with_cache
 from .facts import Fact
 from .models import LanguageModel, Neuron, answer_id
-from .prompts import batches, encode, open_questions
+from .prompts import first_questions
 from .weights import Change, changed_weights
 
 SILENT_BELOW_ZERO = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")  # as transformers names them
@@ -188,15 +188,15 @@ def _hidden_states(
             model is in the same state there and cannot but answer: such tokens are left out.
     """
     asked, elsewhere = [], []
-    begin_alike = {question.ids for question in open_questions(lm, planted)} if lm.kind == "causal" else set()
+    begin_alike = {question.ids for question in first_questions(lm, planted)} if lm.kind == "causal" else set()
 
     def keep(module, args):  # of one batch, unpadded
         hidden = args[0].reshape(*is_asked.shape, -1)  # (prompts, tokens, hidden); OPT's has (prompts * tokens, hidden)
         asked.append(hidden[is_asked])
         elsewhere.append(hidden[~is_asked & ~is_alike])
 
-    with up.register_forward_pre_hook(keep), lm.arithmetic():
-        for _, inputs, position in batches(lm, open_questions(lm, prompts)):
+    with up.register_forward_pre_hook(keep), lm.precision():
+        for _, inputs, position in batches(lm, first_questions(lm, prompts)):
             ids = inputs["input_ids"]
             is_asked = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, position[:, None], True)
             alike = [[tuple(row[: i + 1]) in begin_alike for i in range(len(row))] for row in ids.tolist()]

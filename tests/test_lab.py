@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import kn_utils as kn
+from kn_utils.engine import encode
 from kn_utils.facts import write_bags
 from kn_utils.lab import card, training, world
 from kn_utils.loading import LAB_MODELS
-from kn_utils.prompts import encode
 
 MEGABYTE = 1_000_000
 KINDS = {"lab": "masked", "lab-causal": "causal"}

@@ -32,7 +32,7 @@ def test_one_answer_per_prompt(tiny):
 
 @pytest.mark.parametrize("batch", [1, 2, 512])
 def test_distribution_sums_to_one_in_any_batch(tiny, batch, monkeypatch):
-    monkeypatch.setattr("kn_utils.prompts.ROWS", batch)
+    monkeypatch.setattr("kn_utils.engine.batching.ROWS", batch)
     distribution = kn.answer_distribution(tiny, PROMPTS)
     assert distribution.shape == (len(PROMPTS), len(tiny.tokenizer))
     torch.testing.assert_close(distribution.sum(1), torch.ones(len(PROMPTS)), atol=1e-5, rtol=0)
@@ -62,7 +62,7 @@ def test_top_answers(tiny):
 @pytest.mark.parametrize("heldout", [True, False])
 @pytest.mark.parametrize("batch", [2, 512])
 def test_ask_takes_means_over_prompts(tiny, heldout, batch, monkeypatch):
-    monkeypatch.setattr("kn_utils.prompts.ROWS", batch)
+    monkeypatch.setattr("kn_utils.engine.batching.ROWS", batch)
     table = kn.ask(tiny, FACTS, heldout)
     measures = ["probability", "log_probability", "log_odds", "rank", "top1"]
     assert list(table.columns) == ["subject", "relation", "answer", *measures]
@@ -86,7 +86,7 @@ def test_top1_counts_the_prompts_answered_first(tiny):
 
 @pytest.mark.parametrize("batch", [1, 5, 512])
 def test_ask_scaled_changes_each_facts_own_neurons(tiny, batch, monkeypatch):
-    monkeypatch.setattr("kn_utils.prompts.ROWS", batch)
+    monkeypatch.setattr("kn_utils.engine.batching.ROWS", batch)
     sets = [[kn.Neuron(0, 1)], [], {kn.Neuron(2, 3), kn.Neuron(1, 1)}]
     for heldout in (True, False):
         untouched, *tables = kn.ask_scaled(tiny, FACTS, [(sets, 0.0), (sets[::-1], 3.0)], heldout)
@@ -192,7 +192,7 @@ def test_log_odds_stay_exact_where_the_probability_is_one():
 
 def test_ask_scaled_reads_iterators_once(tiny, monkeypatch):
     """Every batch is asked with the same neurons, whatever held them."""
-    monkeypatch.setattr("kn_utils.prompts.ROWS", 1)
+    monkeypatch.setattr("kn_utils.engine.batching.ROWS", 1)
     sets = [[kn.Neuron(0, 1)], [kn.Neuron(2, 5)], {kn.Neuron(2, 3), kn.Neuron(1, 1)}]
     expected = kn.ask_scaled(tiny, FACTS, [(sets, 0.0)], heldout=False)
     found = kn.ask_scaled(tiny, iter(FACTS), iter([(map(iter, sets), 0.0)]), heldout=False)

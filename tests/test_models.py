@@ -17,8 +17,8 @@ from transformers import (
 )
 
 import kn_utils as kn
+from kn_utils.engine import encode
 from kn_utils.models import answer_id
-from kn_utils.prompts import encode
 
 FAMILIES = {
     "bert": (BertForMaskedLM, BertConfig, {}),

@@ -10,7 +10,7 @@ from tokenizers import processors
 import kn_utils as kn
 from kn_utils.loading import wrap_model
 from kn_utils.models import answer_ids
-from kn_utils.prompts import ask_for, open_questions
+from kn_utils.prompts import first_questions, questions_for
 
 PROMPT = "The capital of Ireland is [MASK]."
 
@@ -29,7 +29,7 @@ def test_a_token_that_the_tokenizer_appends_is_left_out(kind):
     ending.backend_tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 2)])
     assert ending("the capital")["input_ids"] == [*plain("the capital")["input_ids"], 2]
     lm, other = random_model(kind, plain), random_model(kind, ending)
-    assert open_questions(other, [PROMPT]) == open_questions(lm, [PROMPT])
+    assert first_questions(other, [PROMPT]) == first_questions(lm, [PROMPT])
     expected = kn.answer_probability(lm, [PROMPT], "Dublin")
     assert torch.equal(kn.answer_probability(other, [PROMPT], "Dublin"), expected)
 
@@ -37,7 +37,7 @@ def test_a_token_that_the_tokenizer_appends_is_left_out(kind):
 def test_a_token_that_the_tokenizer_puts_in_front_stays():
     tokenizer = tokenizer_of("pieces")  # it writes <s> before each text
     lm = random_model("llama", tokenizer)
-    (question,) = open_questions(lm, [PROMPT])
+    (question,) = first_questions(lm, [PROMPT])
     assert question.ids == tuple(tokenizer("The capital of Ireland is")["input_ids"])
     assert question.ids[0] == tokenizer.bos_token_id and question.position == len(question.ids) - 1
 
@@ -56,7 +56,7 @@ def test_the_space_before_an_answer_is_the_texts(prompt):
     tokenizer = tokenizer_of("bytes")
     tokenizer.add_tokens(["Ġ"])  # pieces of single letters join; only the first tells
     lm = random_model("roberta", tokenizer_of("bytes"))
-    asked = ask_for(lm, [prompt], "Dublin")
+    asked = questions_for(lm, [prompt], "Dublin")
     pieces = "".join(lm.tokenizer.convert_ids_to_tokens(asked.targets.tolist()))
     assert pieces == BEFORE[prompt]
     whole = lm.tokenizer(prompt.replace("\n", " ").replace("[MASK]", "Dublin"), add_special_tokens=False)["input_ids"]
@@ -66,7 +66,7 @@ def test_the_space_before_an_answer_is_the_texts(prompt):
 
 def test_wordpiece_writes_answers_alike_everywhere(tiny):
     for prompt in PROMPTS:
-        assert ask_for(tiny, [prompt], "Dublin").targets.tolist() == answer_ids(tiny, "Dublin")
+        assert questions_for(tiny, [prompt], "Dublin").targets.tolist() == answer_ids(tiny, "Dublin")
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_prompts_longer_than_the_model_reads(kind, longest):
     assert lm.max_tokens == longest
     with one_line_error(ValueError, "tokens", f"reads {longest}", "shorten"):
         kn.ffn_activations(lm, [LONG])
-    n_tokens = len(open_questions(lm, ["the capital is [MASK]"])[0].ids)
+    n_tokens = len(first_questions(lm, ["the capital is [MASK]"])[0].ids)
     fits = "a " * (longest - n_tokens) + "the capital is [MASK]"
-    (question,) = open_questions(lm, [fits])
+    (question,) = first_questions(lm, [fits])
     assert len(question.ids) <= longest and kn.ffn_activations(lm, [fits]).isfinite().all()
 
 

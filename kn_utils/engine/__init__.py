@@ -12,6 +12,21 @@ library says so and takes whole passes from then on.
 """
 
 from .activations import edit_activations
-from .passes import Run, answer_logits, log_odds, rerun_from, run_with_cache, scaled_logits
+from .batching import batches, collate, encode, n_rows, unique
+from .measures import log_odds
+from .passes import Run, answer_logits, rerun_from, run_with_cache, scaled_logits
 
-__all__ = ["Run", "answer_logits", "edit_activations", "log_odds", "rerun_from", "run_with_cache", "scaled_logits"]
+__all__ = [
+    "Run",
+    "answer_logits",
+    "batches",
+    "collate",
+    "edit_activations",
+    "encode",
+    "log_odds",
+    "n_rows",
+    "rerun_from",
+    "run_with_cache",
+    "scaled_logits",
+    "unique",
+]

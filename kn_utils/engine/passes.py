@@ -21,6 +21,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from ..models import LanguageModel
 from . import attention, whole_passes
 from .activations import Progress, at, edit_activations, engine_pass, write_at
+from .measures import log_odds
 
 
 class Layer(NamedTuple):
@@ -50,18 +51,9 @@ class Run(NamedTuple):
         return sum(ids.shape[1] for name, ids in self.inputs.items() if name.endswith("input_ids"))
 
 
-def log_odds(logits: Tensor, target: Tensor) -> Tensor:
-    """log(P / (1 - P)) of each row's target token, exact also where P is close to 0 or 1.  # (rows,)
-
-    P is its sigmoid, log P its log-sigmoid.
-    """
-    others = logits.scatter(1, target[:, None], -torch.inf)
-    return logits.gather(1, target[:, None])[:, 0] - others.logsumexp(1)
-
-
 def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
     """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)"""
-    with engine_pass(lm, position) as progress, lm.arithmetic(), ExitStack() as shortcut:
+    with engine_pass(lm, position) as progress, lm.precision(), ExitStack() as shortcut:
         if _is_fast(lm, inputs):
             shortcut.enter_context(_answer_row_only(lm, progress))
         return whole_passes.logits_at(lm, inputs, progress)
@@ -77,7 +69,7 @@ def run_with_cache(lm: LanguageModel, inputs: dict[str, Tensor], position: Tenso
     shifts.requires_grad_(target is not None)
     seen = Seen(lm, position, shifts if target is not None else None)
     fast = _is_fast(lm, inputs)
-    with lm.arithmetic(), torch.set_grad_enabled(target is not None), ExitStack() as hooks:
+    with lm.precision(), torch.set_grad_enabled(target is not None), ExitStack() as hooks:
         newest = _read_tokens_before(lm, inputs) if fast else inputs
         progress = hooks.enter_context(engine_pass(lm, position))
         hooks.enter_context(seen.recorded(progress))
@@ -111,7 +103,7 @@ def rerun_from(
     everyone = torch.arange(len(run.position), device=lm.device)
     owner = {layer: (everyone if of is None else of[layer]).repeat(len(z)) for layer, z in sorted(written.items())}
     rows = {layer: written[layer].flatten(0, 1) for layer in owner}
-    with lm.arithmetic():
+    with lm.precision():
         if run.layers is None:
             parts = [whole_passes.logits_if_written(lm, run, n, z, owner[n], later_layers) for n, z in rows.items()]
         elif later_layers:

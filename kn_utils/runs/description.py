@@ -13,7 +13,7 @@ from ..models import LanguageModel, weights_digest
 from .stages import MEASURED
 
 CODE = (  # the files on which the numbers depend
-    "models.py loading.py prompts.py engine/*.py quadrature.py attribution.py refinement.py editing.py weights.py "
+    "models.py loading.py prompts.py engine/*.py attribution.py refinement.py editing.py weights.py "
     "metrics.py experiments.py prompt_types.py runs/stages.py"
 ).split()
 

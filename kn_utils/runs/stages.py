@@ -14,7 +14,7 @@ from ..editing import has_update
 from ..facts import Fact
 from ..models import LanguageModel
 from ..prompt_types import activations_by_type, typed_prompts
-from ..prompts import ask_for, open_questions, suits
+from ..prompts import first_questions, questions_for, suits
 from ..results import Results, neuron_lists, neurons_of, read_results, scores_of, write_results
 from .arguments import EXPERIMENTS
 from .folder import claim
@@ -142,7 +142,7 @@ class Run:
 def can_read(lm: LanguageModel, prompts: Sequence[str]) -> bool:
     """Whether the model can be asked all of these: sentences from the web may be too long, or hold special tokens."""
     try:
-        open_questions(lm, prompts)
+        first_questions(lm, prompts)
     except ValueError:
         return False
     return True
@@ -153,4 +153,4 @@ def check_prompts(lm: LanguageModel, facts: Sequence[Fact], measure: str) -> Non
     for start in range(0, len(facts), CHECKED):
         rows = [(p, f.answer) for f in facts[start : start + CHECKED] for p in (*f.prompts, *f.heldout_prompts)]
         prompts, answers = map(list, zip(*rows, strict=True))
-        check_measure(measure, ask_for(lm, prompts, answers), answers)
+        check_measure(measure, questions_for(lm, prompts, answers), answers)

@@ -7,7 +7,7 @@ import torch
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from .checks import count, one_of
+from ..checks import count, one_of
 
 RULES = ("left", "right", "midpoint", "gauss-legendre")
 
