@@ -3,14 +3,7 @@
 After Dai et al., Knowledge Neurons in Pretrained Transformers (ACL 2022).
 """
 
-from .attribution import ffn_activations, knowledge_attribution, knowledge_attributions
-from .bingrel import load_prompts
-from .editing import amplify, erase_relation, suppress, update_fact
-from .engine import edit_activations
-from .engine.quadrature import riemann_points
-from .facts import Fact, load_facts, relation_id, write_facts
-from .loading import load_model
-from .metrics import (
+from .asking import (
     Interval,
     answer_distribution,
     answer_probability,
@@ -21,8 +14,8 @@ from .metrics import (
     relative_change,
     top_answers,
 )
-from .models import LanguageModel, Neuron
-from .naming import (
+from .attribution import ffn_activations, knowledge_attribution, knowledge_attributions
+from .beyond.names import (
     ask_relatives,
     comparable_facts,
     name_neurons,
@@ -31,11 +24,18 @@ from .naming import (
     relatives,
     variance_shares,
 )
-from .planting import plant_fact
+from .beyond.planting import plant_fact
+from .data.bingrel import load_prompts
+from .editing import amplify, erase_relation, suppress, update_fact
+from .engine import edit_activations
+from .engine.quadrature import riemann_points
+from .facts import Fact, load_facts, relation_id, write_facts
+from .loading import load_model
+from .models import LanguageModel, Neuron
+from .paper.results import Results, read_results
+from .paper.runs import run_experiments
 from .prompts import askable
 from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
-from .results import Results, read_results
-from .runs import run_experiments
 
 __all__ = [
     "Fact",

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .checks import finite, neuron_set, neuron_sets
 from .engine import edit_activations
+from .engine.weights import Change, changed_weights
 from .models import LanguageModel, Neuron
-from .weights import Change, changed_weights
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from pathlib import Path
 from .checks import count, integer
 from .data.bags import COLUMNS, ROLES, read_bags, write_bags
 from .data.files import is_text
+from .data.pararel import pararel_bags
 from .data.subjects import infer_subjects
-from .pararel import pararel_bags
 
 __all__ = ["LAB_FACTS", "Fact", "load_facts", "read_bags", "relation_id", "relation_names", "write_bags", "write_facts"]
 

@@ -10,9 +10,9 @@ import torch
 from common import PROMPTS, hooked, one_line_error, plain_probability
 
 import kn_utils as kn
-from kn_utils import answer_key as module
-from kn_utils import chunk_store
-from kn_utils.answer_key import answer_key, mean_activation, one_prompt_each
+from kn_utils.beyond import answer_key as module
+from kn_utils.beyond import chunk_store
+from kn_utils.beyond.answer_key import answer_key, mean_activation, one_prompt_each
 
 FACTS = [
     kn.Fact(f"subject {i}", "P36(capital)", answer, tuple(PROMPTS))

@@ -320,7 +320,7 @@ def test_answers_of_several_tokens(lm):
     log_p = []
     for question, target in zip(asked.questions, ids, strict=True):
         log_p.append(plain_logits(lm, question).log_softmax(-1)[target].item())
-    table = kn.metrics.ask_prompts(lm, PROMPTS[:1], LONG)
+    table = kn.asking.ask_prompts(lm, PROMPTS[:1], LONG)
     assert table.log_probability[0] == pytest.approx(sum(log_p), rel=1e-9)
     assert table.probability[0] == pytest.approx(torch.tensor(log_p).double().sum().exp().item(), rel=1e-6)
     fact, neurons = kn.Fact("Ireland", "P36", LONG, tuple(PROMPTS[:1])), [kn.Neuron(1, i) for i in range(5)]

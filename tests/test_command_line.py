@@ -14,11 +14,12 @@ import torch
 from common import one_line_error, printed
 
 import kn_utils as kn
-from kn_utils import command_line, runs
+from kn_utils import command_line
 from kn_utils.data import files
 from kn_utils.lab import __main__ as lab_command
 from kn_utils.lab import seeds
-from kn_utils.runs import __main__ as runs_command
+from kn_utils.paper import __main__ as runs_command
+from kn_utils.paper import runs
 
 ROOT = Path(__file__).parents[1]
 NO_NETWORK = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -241,7 +242,7 @@ def test_ctrl_c_says_how_to_go_on(when, tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="a console's ctrl-C cannot be sent to one process there")
 def test_ctrl_c_stops_a_process_between_its_shards(tmp_path):
     words = ["--n-facts", "60", "--chunk", "2", "--out", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "kn_utils.runs", *words], stderr=subprocess.PIPE, env=NO_NETWORK)
+    process = subprocess.Popen([sys.executable, "-m", "kn_utils.paper", *words], stderr=subprocess.PIPE, env=NO_NETWORK)
     while not list(tmp_path.rglob("*.parquet")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -317,8 +318,8 @@ def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_the_published_neurons_refuse_a_bad_file(tmp_path, monkeypatch, capsys):
     def main():
-        monkeypatch.delitem(sys.modules, "kn_utils.published", raising=False)
-        runpy.run_module("kn_utils.published", run_name="__main__")
+        monkeypatch.delitem(sys.modules, "kn_utils.beyond.published", raising=False)
+        runpy.run_module("kn_utils.beyond.published", run_name="__main__")
 
     assert_refused(command(main, monkeypatch, capsys, tmp_path / "none.jsonl"), "none.jsonl")
 

@@ -14,9 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kn_utils as kn
-from kn_utils import Fact, Neuron, checks, experiments, figures, holders, leaderboard, naming, prompt_types
-from kn_utils.answer_key import answer_key
+from kn_utils import Fact, Neuron, checks, figures
+from kn_utils.beyond import leaderboard
+from kn_utils.beyond import names as naming
+from kn_utils.beyond.answer_key import answer_key
 from kn_utils.editing import factors_of
+from kn_utils.paper import experiments, prompt_types, sharing
 from kn_utils.refinement import coarse_counts, share_from_counts, shared_neurons
 from kn_utils.stats import bootstrap
 
@@ -521,26 +524,26 @@ def test_a_repeated_fact_is_no_neighbour_of_itself():
     assert experiments.own_neurons(facts, sets) == sets
     table = pd.DataFrame([(f.subject, f.relation, f.answer) for f in facts], columns=["subject", "relation", "answer"])
     table["neurons"] = sets
-    shares, sizes = holders.holders(table)
+    shares, sizes = sharing.holder_shares(table)
     assert sizes["same relation"].tolist() == [1, 1, 2]
     assert shares["same relation"].tolist() == [0, 0, 0]
-    assert sizes[holders.CELLS[0]].tolist() == [0, 0, 0]
-    assert holders.identical(table)["any"].value == 0
-    assert holders.intersections(table).set_index("cell").number["same relation"].value == 0
-    assert math.isnan(holders.intersections(table).set_index("cell").number["other relation"].value)
+    assert sizes[sharing.CELLS[0]].tolist() == [0, 0, 0]
+    assert sharing.identical(table)["any"].value == 0
+    assert sharing.intersections(table).set_index("cell").number["same relation"].value == 0
+    assert math.isnan(sharing.intersections(table).set_index("cell").number["other relation"].value)
 
 
 def test_tables_that_lack_columns_or_rows():
     table = in_table({Neuron(0, 1)})
     for column in table.columns:
         with one_line_error(ValueError, "facts lacks", column):
-            holders.describe(table.drop(columns=column), 3)
+            sharing.describe(table.drop(columns=column), 3)
     with one_line_error(ValueError, "facts is empty"):
-        holders.intersections(table[:0])
+        sharing.intersections(table[:0])
     with one_line_error(ValueError, "layer 3", "0..2"):
-        holders.describe(in_table({Neuron(3, 1)}), 3)
+        sharing.describe(in_table({Neuron(3, 1)}), 3)
     with one_line_error(TypeError, "single Neuron"):
-        holders.describe(in_table(Neuron(0, 1)), 3)
+        sharing.describe(in_table(Neuron(0, 1)), 3)
     with one_line_error(ValueError, "neuron_shares()"):
         kn.name_neurons(table)
 

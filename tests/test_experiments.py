@@ -8,7 +8,8 @@ import pytest
 from common import PROMPTS, assert_unchanged, snapshot, tiny_model
 
 import kn_utils as kn
-from kn_utils import Neuron, experiments
+from kn_utils import Neuron
+from kn_utils.paper import experiments
 from kn_utils.refinement import coarse_counts
 
 ANSWERS = ["Dublin", "Paris", "Lima", "Rome"]

@@ -65,7 +65,7 @@ def test_templates(by_relation, relation):
 @pytest.mark.parametrize("relation", world.TEMPLATES)
 def test_pararels_ids_and_labels(relation):
     id_, label = kn.relation_id(relation), relation.partition("(")[2].rstrip(")")
-    assert kn.pararel.LABELS.get(id_, label) == label
+    assert kn.data.pararel.LABELS.get(id_, label) == label
 
 
 def test_subjects_are_asked_once_per_relation(lab_facts):

@@ -18,12 +18,12 @@ import pytest
 from common import one_line_error
 
 import kn_utils as kn
-from kn_utils import published
-from kn_utils.bingrel import load_prompts
+from kn_utils.beyond import published
 from kn_utils.data import download, files
+from kn_utils.data.bingrel import load_prompts
 from kn_utils.data.files import read_bytes, read_json, write_atomically
 from kn_utils.data.tables import DIGESTS, read_table, write_table
-from kn_utils.results import ABOUT, TABLES, write_results
+from kn_utils.paper.results import ABOUT, TABLES, write_results
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 

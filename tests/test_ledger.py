@@ -10,9 +10,9 @@ from common import shared_file
 
 import kn_utils as kn
 from kn_utils import Interval, Neuron, figures
-from kn_utils.holders import intersections
-from kn_utils.ledger import NOT_HERE, NOT_RUN, contrast_name, contrasts, ledger, verdict
-from kn_utils.paper_numbers import CONTRASTS, NOT_APPLICABLE, PAPER
+from kn_utils.paper.ledger import NOT_HERE, NOT_RUN, contrast_name, contrasts, ledger, verdict
+from kn_utils.paper.numbers import CONTRASTS, NOT_APPLICABLE, PAPER
+from kn_utils.paper.sharing import intersections
 
 NAN = math.nan
 VERDICTS = {"same direction and size", "same direction", "other size", "not reproduced", "no clear effect"}

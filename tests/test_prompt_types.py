@@ -7,8 +7,8 @@ import pytest
 from common import hooked, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils.bingrel import Bag, lab_bags
-from kn_utils.prompt_types import (
+from kn_utils.data.bingrel import Bag, lab_bags
+from kn_utils.paper.prompt_types import (
     TYPES,
     activations_by_type,
     akin_relations,

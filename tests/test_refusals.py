@@ -21,8 +21,8 @@ from transformers import AlbertConfig, AlbertForMaskedLM, BertModel
 
 import kn_utils as kn
 from kn_utils.data import download
-from kn_utils.results import ABOUT
-from kn_utils.runs import __main__ as command
+from kn_utils.paper import __main__ as command
+from kn_utils.paper.results import ABOUT
 
 PAGE = Path(__file__).parents[1] / "book" / "how_to_run.md"
 TRIGGERS = {}
@@ -398,7 +398,7 @@ def _(given):
 
 
 def run(given, *words):
-    given.patch.setattr(sys, "argv", ["kn_utils.runs", "--out", str(given.folder / "run"), *map(str, words)])
+    given.patch.setattr(sys, "argv", ["kn_utils.paper", "--out", str(given.folder / "run"), *map(str, words)])
     command.main()
 
 

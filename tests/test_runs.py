@@ -21,19 +21,18 @@ from common import asked_within, one_line_error, tiny_config, tiny_tokenizer
 from transformers import BertForMaskedLM
 
 import kn_utils as kn
-from kn_utils import runs
 from kn_utils.data import download
 from kn_utils.data.files import write_atomically
 from kn_utils.data.tables import write_table
 from kn_utils.lab.training import split_words
-from kn_utils.results import ABOUT, TABLES
-from kn_utils.runs import description
-from kn_utils.runs.shards import SHARD, Shards
+from kn_utils.paper import description, runs
+from kn_utils.paper.results import ABOUT, TABLES
+from kn_utils.paper.shards import SHARD, Shards
 
 ROOT = Path(__file__).parents[1]
 N_FACTS = 16
 RUN = ["--n-facts", str(N_FACTS), "--relations", "P36", "P19", "--chunk", "4", "--out"]
-COMMAND = [sys.executable, "-m", "kn_utils.runs", *RUN]
+COMMAND = [sys.executable, "-m", "kn_utils.paper", *RUN]
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +101,8 @@ def start(tmp_path_factory):
     """Start the command on a folder, by itself or by a launcher, with the small shards of the other tests."""
     package = tmp_path_factory.mktemp("package")
     (package / "small_run.py").write_text(
-        "import runpy\nfrom kn_utils import experiments\n"
-        "experiments.EDITS_PER_RELATION = 2\nrunpy.run_module('kn_utils.runs', run_name='__main__')\n"
+        "import runpy\nfrom kn_utils.paper import experiments\n"
+        "experiments.EDITS_PER_RELATION = 2\nrunpy.run_module('kn_utils.paper', run_name='__main__')\n"
     )
     path = os.pathsep.join(map(str, [package, ROOT]))
 
@@ -268,7 +267,7 @@ def test_all_files_of_the_method_are_in_the_fingerprint(tmp_path, monkeypatch):
     assert all(list(package.glob(name)) for name in description.CODE)
     before = description.code_digest()
     shutil.copytree(package, tmp_path / "kn_utils", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
-    monkeypatch.setattr(description.experiments, "__file__", str(tmp_path / "kn_utils" / "experiments.py"))
+    monkeypatch.setattr(description.experiments, "__file__", str(tmp_path / "kn_utils" / "paper" / "experiments.py"))
     changed = tmp_path / "kn_utils" / "engine" / "passes.py"
     text = changed.read_text(encoding="utf-8")
     changed.write_bytes(text.replace("\n", "\r\n").encode())
@@ -354,7 +353,7 @@ def test_the_cache_is_found_again(monkeypatch, tmp_path):
 
 
 def test_bad_result_files_are_named(finished, tmp_path):
-    with one_line_error(FileNotFoundError, "nowhere.parquet", "kn_utils.runs"):
+    with one_line_error(FileNotFoundError, "nowhere.parquet", "kn_utils.paper"):
         kn.read_results(tmp_path / "nowhere.parquet")
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(read_bytes(finished[0])[:-200])
@@ -420,7 +419,7 @@ def test_the_command_takes_any_bert_and_pararel(n_facts, shape, pararel_file, tm
     tokenizer.save_pretrained(tmp_path / "bert")
     BertForMaskedLM(tiny_config(tokenizer, **shape)).save_pretrained(tmp_path / "bert")
     command = [
-        sys.executable, "-m", "kn_utils.runs", "--model", str(tmp_path / "bert"), "--facts", str(pararel_file),
+        sys.executable, "-m", "kn_utils.paper", "--model", str(tmp_path / "bert"), "--facts", str(pararel_file),
         "--relations", *relations, "--n-facts", str(n_facts), "--experiment", "all", "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True)

@@ -13,7 +13,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM
 
 import kn_utils as kn
 from kn_utils import Neuron
-from kn_utils.weights import Change, changed_weights, one_thread
+from kn_utils.engine.weights import Change, changed_weights, one_thread
 
 NEURONS = [Neuron(0, 3), Neuron(1, 0), Neuron(1, 17)]
 EDITS = {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import LanguageModel
-from ..weights import one_thread
+from .weights import one_thread
 
 Edit = Callable[[int, Tensor], Tensor | None]
 

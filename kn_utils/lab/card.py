@@ -4,11 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from ..asking import ask, ask_scaled, mean_interval, relative_change
 from ..attribution import ffn_activations, knowledge_attributions
 from ..data.files import write_atomically
 from ..facts import Fact
 from ..loading import LAB_FOLDER, LAB_MODELS
-from ..metrics import ask, ask_scaled, mean_interval, relative_change
 from ..models import LanguageModel
 from ..prompts import askable
 from ..refinement import random_neurons, refine_neurons, top_neurons

@@ -5,8 +5,8 @@ import torch
 from measures import executed_flop, matrix_rate, random_bert
 
 import kn_utils as kn
+from kn_utils.data.pararel import COUNTS
 from kn_utils.models import PRODUCTS
-from kn_utils.pararel import COUNTS
 
 N_FACTS = 500
 ROWS = 2**15  # of the matrix products with which the share is taken

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kn_utils import holders
-from kn_utils.holders import CELLS, commonest, describe, held, identical, parts, shared
 from kn_utils.models import Neuron
+from kn_utils.paper import sharing
+from kn_utils.paper.sharing import CELLS, commonest, describe, held, identical, parts, shared
 
 
 def table(*facts):
@@ -44,7 +44,7 @@ def in_cell(cell, a, b):
 
 @pytest.mark.parametrize("cell", [*CELLS, "same relation"])
 def test_holders_against_a_plain_loop(facts, cell):
-    shares, sizes = holders.holders(facts)
+    shares, sizes = sharing.holder_shares(facts)
     for i, fact in enumerate(facts.itertuples()):
         others = [other for j, other in enumerate(facts.itertuples()) if i != j and in_cell(cell, fact, other)]
         assert sizes[cell][i] == len(others)
@@ -55,7 +55,7 @@ def test_holders_against_a_plain_loop(facts, cell):
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_shared_is_the_mean_intersection_with_the_cell(facts, cell):
-    entry = shared(facts, *holders.holders(facts))[cell]
+    entry = shared(facts, *sharing.holder_shares(facts))[cell]
     numbers, fractions, relations = [], [], []
     for i, fact in enumerate(facts.itertuples()):
         others = [other for j, other in enumerate(facts.itertuples()) if i != j and in_cell(cell, fact, other)]
@@ -74,7 +74,7 @@ def test_shared_is_the_mean_intersection_with_the_cell(facts, cell):
 def test_the_four_cells_of_four_facts():
     """Seen from the first: the second has the same answer, the third another, the fourth the answer elsewhere."""
     facts = table(("P1", "a", 1, 2, 3), ("P1", "a", 1, 2), ("P1", "b", 1), ("P2", "a", 3), ("P3", "c", 2))
-    shares, sizes = holders.holders(facts)
+    shares, sizes = sharing.holder_shares(facts)
     assert sizes.loc[0, list(CELLS[:4])].tolist() == [1, 1, 1, 1]
     first = shares.loc[0]
     assert first[CELLS[0]].tolist() == [1, 1, 0]
@@ -88,7 +88,7 @@ def test_the_four_cells_of_four_facts():
 def test_relations_are_akin_from_a_quarter_of_their_answers_on():
     facts = table(*(("P1", a) for a in "abc"), *(("P2", a) for a in "cde"), *(("P3", a) for a in "cd"))
     relation, answer = (pd.factorize(facts[column])[0] for column in ("relation", "answer"))
-    akin = holders._akin(relation, answer)  # in common: 1 of 5, 1 of 4, 2 of 3
+    akin = sharing._akin(relation, answer)  # in common: 1 of 5, 1 of 4, 2 of 3
     assert akin.tolist() == [[True, False, True], [False, True, True], [True, True, True]]
 
 
@@ -96,25 +96,25 @@ def test_parts_of_a_fact():
     """Ten facts of one relation, three answers: neuron 0 is held by all, neuron 1 by one answer, the rest by few."""
     facts = [("P1", "a", 0, 1, 10 + i) for i in range(4)] + [("P1", "b", 0, 20 + i % 2) for i in range(4)]
     facts = table(*facts, *(("P1", "c", 0) for _ in range(4)))
-    shares, sizes = holders.holders(facts)
+    shares, sizes = sharing.holder_shares(facts)
     found = parts(facts, shares, sizes)
     assert found["facts"] == 12
-    numbers = {part: found[part]["number"].value for part in holders.PARTS}
+    numbers = {part: found[part]["number"].value for part in sharing.PARTS}
     # "b": the neuron 20 + i % 2 is held by 1 of 3 with the same answer and by 1 of 11 of the relation
     assert numbers == pytest.approx({"relation": 1, "answer": 4 / 12, "some": 0, "few": 8 / 12})
-    assert sum(found[part]["share"].value for part in holders.PARTS) == pytest.approx(1)
+    assert sum(found[part]["share"].value for part in sharing.PARTS) == pytest.approx(1)
 
 
 def test_parts_need_others_of_both_kinds():
     facts = table(("P1", "a", 0), ("P1", "a", 0), ("P1", "b", 0), ("P1", "b", 0), ("P2", "c", 1))
-    found = parts(facts, *holders.holders(facts))
+    found = parts(facts, *sharing.holder_shares(facts))
     assert found["facts"] == 0
     assert math.isnan(found["relation"]["share"].value)
 
 
 def test_held_by_most_few_and_none():
     facts = table(*(("P1", f"{i}", 0, 1 if i < 2 else 5, 100 + i) for i in range(21)))
-    found = held(facts, holders.holders(facts)[0])
+    found = held(facts, sharing.holder_shares(facts)[0])
     assert found["most"]["number"].value == pytest.approx((21 + 19) / 21)
     assert found["few"]["number"].value == pytest.approx((21 + 2) / 21)  # neuron 1 is held by 1 of 20 others
     assert found["none"]["share"].value == pytest.approx(1 / 3)
@@ -174,7 +174,7 @@ def test_intersections_are_means_over_all_pairs():
         "answer": [f"answer {i % 5}" for i in range(24)],
         "neurons": [{Neuron(*map(int, n)) for n in rng.integers(0, 4, (rng.integers(0, 7), 2))} for _ in range(24)],
     })  # fmt: skip
-    table = holders.intersections(facts).set_index("cell")
+    table = sharing.intersections(facts).set_index("cell")
     rows = list(facts.itertuples())
     for relation, same_relation in {"same relation": True, "other relation": False}.items():
         for answer, same_answer in {"": None, ", same answer": True, ", other answer": False}.items():

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .data.files import write_atomically
+from ..data.files import write_atomically
 
 
 class ChunkStore:

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .checks import finite
+from ..checks import finite
+from ..facts import relation_id
+from ..stats import Interval, bootstrap, mean_interval
 from .experiments import ERASED
-from .facts import relation_id
-from .paper_numbers import CONTRASTS, PAPER
+from .numbers import CONTRASTS, PAPER
 from .results import Results
-from .stats import Interval, bootstrap, mean_interval
 
 NOT_RUN = "not run"
 NOT_HERE = "relation not in these facts"

@@ -14,11 +14,11 @@ import torch
 from scipy.linalg import orth
 from torch import Tensor
 
-from .attribution import ffn_activations
-from .checks import count, integer, list_of, neuron_set
-from .facts import Fact
-from .metrics import ask_scaled
-from .models import LanguageModel, Neuron
+from ..asking import ask_scaled
+from ..attribution import ffn_activations
+from ..checks import count, integer, list_of, neuron_set
+from ..facts import Fact
+from ..models import LanguageModel, Neuron
 
 FACTORS = ("relation", "answer", "subject", "fact", "template")  # each beyond those before it
 SHARES = (*FACTORS, "rest")

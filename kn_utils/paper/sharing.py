@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from .checks import count, neuron_set
-from .models import Neuron
-from .stats import Interval, bootstrap, mean_interval
+from ..checks import count, neuron_set
+from ..models import Neuron
+from ..stats import Interval, bootstrap, mean_interval
 
 CELLS = (  # the other facts, as one fact sees them; the last two split the fourth
     "same relation, same answer",
@@ -42,7 +42,7 @@ def describe(facts: pd.DataFrame, n_layers: int) -> dict:
     facts = _checked(facts)
     n_layers = count("n_layers", n_layers)
     number = facts.neurons.map(len).to_numpy()
-    shares, sizes = holders(facts)
+    shares, sizes = holder_shares(facts)
     by_relation = commonest(facts)
     first = [entry["commonest"][0] for entry in by_relation.values() if entry["commonest"]]
     heads = pd.Series([tuple(neuron) for *neuron, _ in first], dtype=object)
@@ -83,7 +83,7 @@ def layer_shares(neurons_per_fact: Iterable[Collection[Neuron]], n_layers: int) 
     return [bootstrap(lambda k, n, axis: k.sum(axis) / n.sum(axis), k, number) for k in counts.T]
 
 
-def holders(facts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def holder_shares(facts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """For each neuron of each fact, the share of the facts in each of `CELLS` that hold it, too.
 
     The sum over a fact's neurons is therefore the mean number that it shares with a fact of the cell.
@@ -186,7 +186,7 @@ def intersections(facts: pd.DataFrame) -> pd.DataFrame:
         and share (of the fact's own neurons), `Interval`s over facts, each fact's value being its mean over the others.
     """
     facts = _checked(facts)
-    shares, sizes = holders(facts)
+    shares, sizes = holder_shares(facts)
     other = sizes[[CELLS[2], CELLS[3]]]
     together = (shares[other.columns].fillna(0) * other.loc[shares.index]).sum(axis=1)
     sizes = sizes.assign(**{"other relation": other.sum(axis=1)})

@@ -1,6 +1,6 @@
-"""`python -m kn_utils.runs`: the paper's experiments on any model and any facts, into one result file.
+"""`python -m kn_utils.paper`: the paper's experiments on any model and any facts, into one result file.
 
-With several GPUs, `accelerate launch -m kn_utils.runs ...` starts one process on each.
+With several GPUs, `accelerate launch -m kn_utils.paper ...` starts one process on each.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from ..attribution import MEASURES
 from ..checks import count
 from ..command_line import one_line_errors
 from ..models import PRODUCTS
-from . import CHUNK, EXPERIMENTS, run_experiments
+from .runs import CHUNK, EXPERIMENTS, run_experiments
 
 
 def main():
@@ -33,7 +33,7 @@ def main():
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kn_utils.runs", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m kn_utils.paper", description=__doc__)
     parser.add_argument("--model", default="lab", help="'lab', a Hugging Face id, or a folder")
     parser.add_argument("--facts", default="lab", help="'lab', 'pararel', or a file in ParaRel's format")
     parser.add_argument("--experiment", default="all", choices=EXPERIMENTS)

@@ -9,8 +9,8 @@ import torch
 from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
+from kn_utils.asking import ask_prompts
 from kn_utils.engine import log_odds
-from kn_utils.metrics import ask_prompts
 
 FACTS = [
     kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),

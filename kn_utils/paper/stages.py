@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import experiments
 from ..attribution import check_measure
-from ..bingrel import Bag
+from ..data.bingrel import Bag
 from ..editing import has_update
 from ..facts import Fact
 from ..models import LanguageModel
-from ..prompt_types import activations_by_type, typed_prompts
 from ..prompts import first_questions, questions_for, suits
-from ..results import Results, neuron_lists, neurons_of, read_results, scores_of, write_results
+from . import experiments
 from .arguments import EXPERIMENTS
 from .folder import claim
+from .prompt_types import activations_by_type, typed_prompts
+from .results import Results, neuron_lists, neurons_of, read_results, scores_of, write_results
 from .shards import Shards
 
 COARSE = {"knowledge": scores_of, "baseline": scores_of, "matched": neurons_of, "scores": scores_of}

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from .data.files import one_line, parse_json
-from .data.tables import read_table, write_table
-from .models import Neuron
+from ..data.files import one_line, parse_json
+from ..data.tables import read_table, write_table
+from ..models import Neuron
 
 KINDS = ("knowledge", "baseline", "matched", "random")
 COLUMNS = ("subject", "relation", "answer", "n_prompts", "share", "known")
@@ -51,7 +51,7 @@ class Results:
 
 
 def read_results(path: str | Path) -> Results:
-    """Read the result file of `python -m kn_utils.runs`, or the one in a folder.
+    """Read the result file of `python -m kn_utils.paper`, or the one in a folder.
 
     The file holds a digest of all that it says. A file of an older version has none and is read with a warning.
 
@@ -63,11 +63,11 @@ def read_results(path: str | Path) -> Results:
     path = path / "results.parquet" if path.is_dir() else path
     name = f"result file {str(path)!r}"
     if not path.exists():
-        raise FileNotFoundError(f"{name} does not exist: make it with `python -m kn_utils.runs`")
+        raise FileNotFoundError(f"{name} does not exist: make it with `python -m kn_utils.paper`")
     table, verified = read_table(path, "result file", "run again")
     raw = (table.schema.metadata or {}).get(ABOUT)
     if raw is None:
-        raise ValueError(f"{str(path)!r} is no result file of `python -m kn_utils.runs`: pass one, or its folder")
+        raise ValueError(f"{str(path)!r} is no result file of `python -m kn_utils.paper`: pass one, or its folder")
     if missing := {*COLUMNS, *KINDS, *TABLES, "scores"} - {*table.column_names}:
         raise ValueError(f"{name} of another version lacks {', '.join(sorted(missing))}: run again")
     about = parse_json(raw, f"the description in {name}", "run again")

@@ -1,4 +1,4 @@
-"""The paper's experiments on any model and any facts, into one result file: `python -m kn_utils.runs`.
+"""The paper's experiments on any model and any facts, into one result file: `python -m kn_utils.paper`.
 
 Killed at any moment and started again, a run continues where it was. What is finished lies in shards, a few facts each.
 Any number of processes may work on one run. They share its folder and nothing else, and none waits for another.
@@ -7,18 +7,18 @@ Any number of processes may work on one run. They share its folder and nothing e
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import experiments
 from ..checks import count
 from ..data.download import cache_folder
 from ..editing import check_update
 from ..facts import load_facts
 from ..loading import load_model
-from ..prompt_types import bags_of
 from ..prompts import askable
-from ..results import Results
+from . import experiments
 from .arguments import EXPERIMENTS, check_choices, check_experiment, check_names, check_relations
 from .description import describe
 from .folder import check_folder, usable
+from .prompt_types import bags_of
+from .results import Results
 from .stages import Run
 
 __all__ = ["CHUNK", "EXPERIMENTS", "run_experiments"]

@@ -12,13 +12,13 @@ from random import Random
 
 import pandas as pd
 
-from .attribution import ffn_activations, knowledge_attributions
-from .checks import count, integer, list_of, neuron_sets, same_length
-from .editing import erase_relation, update_fact
-from .facts import Fact, relation_id
-from .metrics import MEASURES, ask, ask_scaled
-from .models import LanguageModel, Neuron, answer_ids
-from .refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
+from ..asking import MEASURES, ask, ask_scaled
+from ..attribution import ffn_activations, knowledge_attributions
+from ..checks import count, integer, list_of, neuron_sets, same_length
+from ..editing import erase_relation, update_fact
+from ..facts import Fact, relation_id
+from ..models import LanguageModel, Neuron, answer_ids
+from ..refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
 
 THRESHOLDS = {"knowledge": 0.2, "baseline": 0.5}  # t of the released code
 FACTORS = {"suppress": 0.0, "amplify": 2.0}

@@ -5,9 +5,9 @@ import json
 
 from tqdm.auto import tqdm
 
-from .data.bags import check_bags
-from .data.download import cache_folder, cached, fetch
-from .data.files import one_line, parse_json, parse_json_lines
+from .bags import check_bags
+from .download import cache_folder, cached, fetch
+from .files import one_line, parse_json, parse_json_lines
 
 RELEASE = (
     "https://raw.githubusercontent.com/Hunter-DDM/knowledge-neurons/"

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .attribution import ffn_activations, knowledge_attribution
-from .checks import list_of, one_of
+from ..asking import answer_probability
+from ..attribution import ffn_activations, knowledge_attribution
+from ..checks import list_of, one_of
+from ..facts import Fact
+from ..models import LanguageModel, weights_digest
 from .chunk_store import ChunkStore
-from .facts import Fact
-from .metrics import answer_probability
-from .models import LanguageModel, weights_digest
 
 BASELINES = ("zero", "mean")
 CHUNK = 32  # facts whose ablations are saved together

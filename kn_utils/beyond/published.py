@@ -1,6 +1,6 @@
 """The neurons of 27,610 facts that EleutherAI published for bert-base-uncased, and the figures that the book shows.
 
-`python -m kn_utils.published [PATH]` derives the shipped figures anew, from a local copy or from a download.
+`python -m kn_utils.beyond.published [PATH]` derives the shipped figures anew, from a local copy or from a download.
 """
 
 import argparse
@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .command_line import one_line_errors
-from .data.download import cache_folder, cached, fetch
-from .data.files import is_text, one_line, parse_json, parse_json_lines, read_bytes, read_json, write_atomically
-from .holders import describe
-from .models import Neuron
-from .pararel import LABELS
-from .stats import Interval
+from ..command_line import one_line_errors
+from ..data.download import cache_folder, cached, fetch
+from ..data.files import is_text, one_line, parse_json, parse_json_lines, read_bytes, read_json, write_atomically
+from ..data.pararel import LABELS
+from ..models import Neuron
+from ..paper.sharing import describe
+from ..stats import Interval
 
 # Their results give a uuid and its neurons; ParaRel tells which fact has the uuid. One commit each.
 NEURONS = (
@@ -39,11 +39,11 @@ RELATIONS = LABELS | {  # Dai et al. left these five out
 }  # fmt: skip
 N_LAYERS = 12
 ABOUT = {"model": "bert-base-uncased", "threshold": 0.3, "share": 0.3, "n_neurons": 3072}
-SHIPPED = Path(__file__).parent / "data" / "published_neurons.json"
+SHIPPED = Path(__file__).parent.parent / "data" / "published_neurons.json"
 
 
 def published_figures() -> dict:
-    """What `holders.describe` says of the published facts, with "about"; shipped, so nothing is downloaded."""
+    """What `sharing.describe` says of the published facts, with "about"; shipped, so nothing is downloaded."""
     return _intervals(read_json(SHIPPED, "the shipped figures", "install kn_utils again"))
 
 
@@ -185,7 +185,7 @@ def derive(path: str | Path | None = None) -> dict:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m kn_utils.published", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m kn_utils.beyond.published", description=__doc__.splitlines()[0])
     parser.add_argument("path", nargs="?", help="a local copy of the facts; downloaded when left out")
     with one_line_errors(f"{SHIPPED.name} is as it was; start the command again"):
         text = json.dumps(derive(parser.parse_args().path), indent=1) + "\n"

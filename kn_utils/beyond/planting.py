@@ -14,12 +14,12 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from .checks import count, finite_logits, fraction, integer, list_of, neuron_set
-from .engine import batches, encode, rerun_from, run_with_cache
-from .facts import Fact
-from .models import LanguageModel, Neuron, answer_id
-from .prompts import first_questions
-from .weights import Change, changed_weights
+from ..checks import count, finite_logits, fraction, integer, list_of, neuron_set
+from ..engine import batches, encode, rerun_from, run_with_cache
+from ..engine.weights import Change, changed_weights
+from ..facts import Fact
+from ..models import LanguageModel, Neuron, answer_id
+from ..prompts import first_questions
 
 SILENT_BELOW_ZERO = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu")  # as transformers names them
 ACTIVATION = ("hidden_act", "activation", "activation_function", "dense_act_fn")  # where configurations name it

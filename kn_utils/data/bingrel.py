@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
-from .data.download import cache_folder, cached, fetch
-from .data.files import is_text, parse_json, read_bytes, read_json
-from .facts import Fact, load_facts, relation_id, relation_names
+from ..facts import Fact, load_facts, relation_id, relation_names
+from .download import cache_folder, cached, fetch
+from .files import is_text, parse_json, read_bytes, read_json
 from .pararel import LABELS, RELEASE
 
-LAB_SENTENCES = Path(__file__).parent / "lab" / "sentences.json"
+LAB_SENTENCES = Path(__file__).parent.parent / "lab" / "sentences.json"
 FOLDER = "BingDistantTREx/final"
 NAME = "final_distant_allbags_{}_new.json"
 AGAIN = "fetch it again"

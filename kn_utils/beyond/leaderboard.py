@@ -12,15 +12,15 @@ from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..asking import answer_probability, ask_scaled
+from ..attribution import ABLATED, ffn_activations, knowledge_attribution
+from ..checks import count, integer, list_of, scores_3d
+from ..engine import batches, rerun_from, run_with_cache
+from ..facts import Fact
+from ..models import LanguageModel, Neuron
+from ..prompts import questions_for
 from .answer_key import one_prompt_each
-from .attribution import ABLATED, ffn_activations, knowledge_attribution
-from .checks import count, integer, list_of, scores_3d
-from .engine import batches, rerun_from, run_with_cache
-from .facts import Fact
-from .metrics import answer_probability, ask_scaled
-from .models import LanguageModel, Neuron
 from .planting import Inseparable, plant_fact
-from .prompts import questions_for
 
 Method = Callable[[LanguageModel, Sequence[str], Sequence[str]], Tensor]  # -> (prompts, layers, neurons)
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from .. import experiments
-from ..bingrel import Bag
+from ..data.bingrel import Bag
 from ..facts import Fact
 from ..models import LanguageModel, weights_digest
+from . import experiments
 from .stages import MEASURED
 
 CODE = (  # the files on which the numbers depend
-    "models.py loading.py prompts.py engine/*.py attribution.py refinement.py editing.py weights.py "
-    "metrics.py experiments.py prompt_types.py runs/stages.py"
+    "models.py loading.py prompts.py engine/*.py attribution.py refinement.py editing.py asking.py "
+    "paper/experiments.py paper/prompt_types.py paper/stages.py"
 ).split()
 
 
@@ -46,6 +46,6 @@ def describe(
 
 def code_digest() -> str:
     """sha256 of the method's code, whatever its line ends."""
-    package = Path(experiments.__file__).parent
+    package = Path(experiments.__file__).parent.parent
     files = [path for name in CODE for path in sorted(package.glob(name))]
     return hashlib.sha256("".join(path.read_text(encoding="utf-8") for path in files).encode()).hexdigest()

@@ -13,7 +13,7 @@ from scipy.stats import f_oneway
 
 import kn_utils as kn
 from kn_utils import Fact, Neuron
-from kn_utils.naming import (
+from kn_utils.beyond.names import (
     FACTORS,
     SHARES,
     ask_relatives,
