@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from .engine.self_check import with_fast_path
-from .models import ARCHITECTURES, PRODUCTS, LanguageModel
+from .models import ARCHITECTURES, PRECISIONS, LanguageModel
 
 LAB_FOLDER = Path(__file__).parent / "lab"
 LAB_MODELS = {"lab": LAB_FOLDER / "model", "lab-causal": LAB_FOLDER / "causal"}
@@ -26,7 +26,7 @@ AUTO_MODELS = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "
 def load_model(
     name: str | Path = "lab",
     device: str | torch.device | None = None,
-    products: str = "float32",
+    precision: str = "float32",
     max_memory: int | None = None,
 ) -> LanguageModel:
     """Load `"lab"` or `"lab-causal"` (shipped), a Hugging Face id such as `"bert-base-cased"`, or a local folder.
@@ -35,20 +35,20 @@ def load_model(
 
     Args:
         device: a GPU where there is one, by default.
-        products: the precision of matrix products, one of PRODUCTS; all else stays float32. "tf32" needs a GPU that
+        precision: of matrix products, one of PRECISIONS; all else stays float32. "tf32" needs a GPU that
             has it, "float16" is for GPUs, too.
         max_memory: bytes that one forward pass may take, gradients included; by default 1 GiB on a CPU, half of what
             is free on a GPU.
 
     Raises:
         ValueError: the model has no language-model head or no tokenizer, its architecture is not in `ARCHITECTURES`,
-            its weights are not finite; or `device`, `products` or `max_memory` is not one that there is.
+            its weights are not finite; or `device`, `precision` or `max_memory` is not one that there is.
         OSError: no such folder or id, the hub cannot be reached, or a file is damaged or not safetensors.
     """
     if not isinstance(name, (str, Path)) or not str(name):
         raise ValueError(f"model {str(name)!r} is no name: pass 'lab', a folder or an id of the hub")
     chosen = _device(device)
-    _check_options(products, max_memory)
+    _check_options(precision, max_memory)
     source = str(LAB_MODELS.get(str(name), name))
     config = _read(name, AutoConfig, source)
     if config.model_type not in ARCHITECTURES:
@@ -65,13 +65,13 @@ def load_model(
             f"model {str(name)!r} has no {kind}-LM head (its file lacks {missing[0]!r}): load a checkpoint saved from "
             f"{type(model).__name__}"
         )
-    return wrap_model(model.to(chosen), tokenizer, products, max_memory, str(name))
+    return wrap_model(model.to(chosen), tokenizer, precision, max_memory, str(name))
 
 
 def wrap_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    products: str = "float32",
+    precision: str = "float32",
     max_memory: int | None = None,
     name: str | None = None,
 ) -> LanguageModel:
@@ -81,18 +81,18 @@ def wrap_model(
         name: by which errors call it; the class's name by default.
 
     Raises:
-        ValueError: the architecture, `products` or `max_memory` is unknown, the weights have half precision or are not
+        ValueError: the architecture, `precision` or `max_memory` is unknown, the weights have half precision or are not
             finite, or the tokenizer knows no words or, for a masked model, no mask.
     """
     name = name or type(model).__name__
-    _check_options(products, max_memory)
+    _check_options(precision, max_memory)
     architecture = ARCHITECTURES.get(model.config.model_type)
     if architecture is None:
         raise ValueError(f"{name!r} is a {model.config.model_type!r}, not one of {sorted(ARCHITECTURES)}")
     if model.dtype in (torch.bfloat16, torch.float16):
         raise ValueError(
             f"the model's weights are {model.dtype}: so coarse a residual stream changes which neurons are found; load "
-            "it in float32, and pass products='float16' for speed"
+            "it in float32, and pass precision='float16' for speed"
         )
     _check_tokenizer(name, tokenizer, architecture.kind)
     model.eval().requires_grad_(False)
@@ -102,7 +102,7 @@ def wrap_model(
     layers = [module for path, module in model.named_modules() if re.fullmatch(architecture.layers, path)]
     layers = _in_order_of_use(model, layers)
     slots = tuple(layer.get_submodule(architecture.down_projection) for layer in layers)
-    return with_fast_path(LanguageModel(model, tokenizer, layers, slots, products, max_memory))
+    return with_fast_path(LanguageModel(model, tokenizer, layers, slots, precision, max_memory))
 
 
 def _read(name: str | Path, auto_class: type, source: str, **options):
@@ -128,9 +128,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _check_options(products: str, max_memory: int | None) -> None:
-    if products not in PRODUCTS:
-        raise ValueError(f"products {products!r} is unknown: choose one of {PRODUCTS}")
+def _check_options(precision: str, max_memory: int | None) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: choose one of {PRECISIONS}")
     if max_memory is not None and (isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1):
         raise ValueError(f"max_memory is {max_memory!r}: pass a number of bytes, or None")
 

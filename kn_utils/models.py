@@ -69,7 +69,7 @@ ARCHITECTURES = {
     "t5": Architecture("seq2seq", r"decoder\.block\.\d+", "layer.2.DenseReluDense.wo"),
 }  # fmt: skip
 # What may multiply matrices. The residual stream stays float32 in each.
-PRODUCTS = ("float32", "tf32", "float16")
+PRECISIONS = ("float32", "tf32", "float16")
 
 
 class Neuron(NamedTuple):
@@ -87,7 +87,7 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     layers: tuple[nn.Module, ...]  # in the order in which they run; ALBERT's are one module, many times
     down_projections: tuple[nn.Module, ...]
-    products: str = "float32"
+    precision: str = "float32"
     max_memory: int | None = None  # bytes
     fast: bool = False  # whether layers may run on their own; see engine/self_check.py
 
@@ -167,16 +167,16 @@ class LanguageModel:
         return self.model.get_input_embeddings().weight[answer_id(self, token)]
 
     @contextmanager
-    def precision(self) -> Iterator[None]:
-        """Within the block, matrices are multiplied as `products` says."""
-        precision = torch.get_float32_matmul_precision()
+    def autocast(self) -> Iterator[None]:
+        """Within the block, matrices are multiplied in the model's `precision`."""
+        before = torch.get_float32_matmul_precision()
         try:
-            torch.set_float32_matmul_precision("high" if self.products == "tf32" else precision)
-            half = self.products == "float16"
+            torch.set_float32_matmul_precision("high" if self.precision == "tf32" else before)
+            half = self.precision == "float16"
             with torch.autocast(self.device.type, torch.float16) if half else nullcontext():
                 yield
         finally:
-            torch.set_float32_matmul_precision(precision)
+            torch.set_float32_matmul_precision(before)
 
 
 def weights_digest(lm: LanguageModel) -> str:

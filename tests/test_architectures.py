@@ -494,7 +494,7 @@ def test_other_libraries_forwards_are_left_in_place(lm):
 def test_float16_products(lm):
     """The residual stream stays float32, so that few scores move."""
     single = wrap_model(lm.model.float(), lm.tokenizer)
-    half = wrap_model(lm.model, lm.tokenizer, products="float16")
+    half = wrap_model(lm.model, lm.tokenizer, precision="float16")
     try:
         scores, coarse = (kn.knowledge_attribution(m, PROMPTS, ANSWER).flatten(1) for m in (single, half))
         assert coarse.dtype == torch.float32

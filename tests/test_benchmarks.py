@@ -74,7 +74,7 @@ def test_full_passes_are_what_the_reference_executes(tiny, shape, n_steps):
         assert found == speed.full_passes(shape, n_tokens(tiny, prompt), n_steps)
 
 
-def resume_plainly(lm, prompt, n_points):
+def rerun_plainly(lm, prompt, n_points):
     """From each layer's output on: the layers above with all tokens, the head at the mask, and back."""
     inputs = lm.tokenizer(prompt, return_tensors="pt")
     position = inputs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
@@ -92,11 +92,11 @@ def resume_plainly(lm, prompt, n_points):
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_remembered_layers_are_what_a_plain_program_executes(tiny, shape, prompt):
+def test_cached_layers_are_what_a_plain_program_executes(tiny, shape, prompt):
     def expected(n_points):
-        return speed.remembered_layers(shape, n_tokens(tiny, prompt), n_points, at_mask=False)
+        return speed.cached_layers(shape, n_tokens(tiny, prompt), n_points, at_mask=False)
 
-    assert resume_plainly(tiny, prompt, 3) == expected(3) - expected(0)
+    assert rerun_plainly(tiny, prompt, 3) == expected(3) - expected(0)
 
 
 @pytest.mark.parametrize("n_steps", [4, 20])
@@ -104,7 +104,7 @@ def test_remembered_layers_are_what_a_plain_program_executes(tiny, shape, prompt
 def test_the_library_executes_little_more_than_needed(tiny, shape, prompt, n_steps, monkeypatch):
     monkeypatch.setattr(integration, "N_NODES", n_steps)  # all points
     tokens = n_tokens(tiny, prompt)
-    least = speed.remembered_layers(shape, tokens, n_steps)
+    least = speed.cached_layers(shape, tokens, n_steps)
     found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER, n_steps=n_steps)
     assert least <= found <= 1.1 * least
 

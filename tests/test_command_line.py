@@ -110,7 +110,7 @@ def test_relations_given_in_several_places_are_all_used():
         ({"experiment": None}, ValueError, ["experiment None", "suppress_amplify"]),
         ({"experiment": ["find"]}, ValueError, ["experiment ['find']"]),
         ({"measure": "odds"}, ValueError, ["measure 'odds'", "log_probability"]),
-        ({"products": "int8"}, ValueError, ["products 'int8'", "tf32"]),
+        ({"precision": "int8"}, ValueError, ["precision 'int8'", "tf32"]),
         ({"relations": "P36"}, TypeError, ["relations is 'P36'", "['P36']"]),
         ({"relations": []}, ValueError, ["relations is empty", "None"]),
         ({"relations": [36]}, ValueError, ["relation 36"]),

@@ -127,7 +127,7 @@ def test_a_memory_that_is_none(max_memory):
 
 def test_unknown_precision():
     with one_line_error(ValueError, "'bfloat16'", "float32"):
-        kn.load_model("lab", products="bfloat16")
+        kn.load_model("lab", precision="bfloat16")
 
 
 def test_a_path_with_other_letters(tmp_path, lab):

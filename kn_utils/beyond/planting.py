@@ -195,7 +195,7 @@ def _hidden_states(
         asked.append(hidden[is_asked])
         elsewhere.append(hidden[~is_asked & ~is_alike])
 
-    with up.register_forward_pre_hook(keep), lm.precision():
+    with up.register_forward_pre_hook(keep), lm.autocast():
         for _, inputs, position in batches(lm, first_questions(lm, prompts)):
             ids = inputs["input_ids"]
             is_asked = torch.zeros_like(ids, dtype=torch.bool).scatter_(1, position[:, None], True)

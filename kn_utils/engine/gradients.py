@@ -1,6 +1,6 @@
 """The measure and its gradients where a layer's FFN writes something else, or where its neurons have other activations.
 
-A run of some questions is taken up again with copies of each. All tensors have one row per copy and question.
+A cached run of some questions is rerun with copies of each. All tensors have one row per copy and question.
 """
 
 from collections.abc import Iterator
@@ -55,7 +55,7 @@ def odds_and_slopes(
     """`odds_if_written`, and how they change with z.  # layer -> ((copies, prompts), (copies, prompts, hidden))"""
     z = {layer: variants.requires_grad_() for layer, variants in z.items()}
     odds = odds_if_written(lm, run, target, z, of)
-    with lm.precision():
+    with lm.autocast():
         slopes = torch.autograd.grad(sum(o.sum() for o in odds.values()), list(z.values()))
     return {layer: (odds[layer].detach(), own) for layer, own in zip(z, slopes, strict=True)}
 

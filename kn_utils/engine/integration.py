@@ -63,7 +63,7 @@ def integrate(
     rules = nested_rules(*points, N_NODES)
     n_copies = max(1, int(rules[0].is_new.sum()) * (1 + lm.n_layers) // 2)  # later layers need less
     with_slopes = not all(rule.is_new.all() for rule in rules)
-    tolerance = TOLERANCE if lm.products == "float32" else ROUGH_TOLERANCE
+    tolerance = TOLERANCE if lm.precision == "float32" else ROUGH_TOLERANCE
     scores = torch.empty(len(questions), lm.n_layers, lm.n_neurons, device=lm.device, dtype=lm.dtype)
     for rows, run, target in runs(lm, questions, targets, n_copies, with_slopes):
         own, odds_at_w = torch.empty_like(run.activations), log_odds(run.logits, target)

@@ -1,4 +1,4 @@
-"""Forward passes that are asked at one token per prompt, and taken up again from any FFN.
+"""Forward passes that are asked at one token per prompt, and run again from any FFN on.
 
 What the FFN of a layer writes where the model answers is linear in its neurons: `z = b + w W2`. Scaling w, or losing
 one neuron, only changes z. So many copies of a prompt that differ in z share everything below: the layers before are
@@ -53,7 +53,7 @@ class Run(NamedTuple):
 
 def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
     """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)"""
-    with engine_pass(lm, position) as progress, lm.precision(), ExitStack() as shortcut:
+    with engine_pass(lm, position) as progress, lm.autocast(), ExitStack() as shortcut:
         if _is_fast(lm, inputs):
             shortcut.enter_context(_answer_row_only(lm, progress))
         return whole_passes.logits_at(lm, inputs, progress)
@@ -69,7 +69,7 @@ def run_with_cache(lm: LanguageModel, inputs: dict[str, Tensor], position: Tenso
     shifts.requires_grad_(target is not None)
     seen = Seen(lm, position, shifts if target is not None else None)
     fast = _is_fast(lm, inputs)
-    with lm.precision(), torch.set_grad_enabled(target is not None), ExitStack() as hooks:
+    with lm.autocast(), torch.set_grad_enabled(target is not None), ExitStack() as hooks:
         newest = _read_tokens_before(lm, inputs) if fast else inputs
         progress = hooks.enter_context(engine_pass(lm, position))
         hooks.enter_context(seen.recorded(progress))
@@ -103,7 +103,7 @@ def rerun_from(
     everyone = torch.arange(len(run.position), device=lm.device)
     owner = {layer: (everyone if of is None else of[layer]).repeat(len(z)) for layer, z in sorted(written.items())}
     rows = {layer: written[layer].flatten(0, 1) for layer in owner}
-    with lm.precision():
+    with lm.autocast():
         if run.layers is None:
             parts = [whole_passes.logits_if_written(lm, run, n, z, owner[n], later_layers) for n, z in rows.items()]
         elif later_layers:

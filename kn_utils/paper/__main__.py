@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..attribution import MEASURES
 from ..checks import count
 from ..command_line import one_line_errors
-from ..models import PRODUCTS
+from ..models import PRECISIONS
 from .runs import CHUNK, EXPERIMENTS, run_experiments
 
 
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of all random choices, from 0")
     parser.add_argument("--prompts", help="'bingrel' or a folder of its files, for facts from a file")
     parser.add_argument("--device", help="each process has its own GPU where there are any, by default")
-    parser.add_argument("--products", choices=PRODUCTS, default="float32", help="precision of matrix products")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="precision of matrix products")
     parser.add_argument("--measure", choices=MEASURES, default="probability", help="by which neurons are found")
     parser.add_argument("--chunk", type=int, default=CHUNK, help="facts in one shard: the most that a kill can cost")
     parser.add_argument("--out", required=True, help="folder of the run and of its results.parquet")

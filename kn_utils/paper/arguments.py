@@ -9,7 +9,7 @@ import torch
 from ..attribution import MEASURES
 from ..checks import one_of, shown
 from ..facts import Fact, relation_id
-from ..models import PRODUCTS
+from ..models import PRECISIONS
 
 EXPERIMENTS = ("all", "find", "suppress_amplify", "update", "erase", "prompts")
 
@@ -42,11 +42,11 @@ def check_names(model, facts, prompts, out, device) -> None:
         name_or_path("device", device, "'cpu' or 'cuda', or leave it out")
 
 
-def check_choices(experiment, measure, products) -> None:
+def check_choices(experiment, measure, precision) -> None:
     """Raise a ValueError for a choice that is unknown."""
     one_of("experiment", experiment, EXPERIMENTS)
     one_of("measure", measure, MEASURES)
-    one_of("products", products, PRODUCTS)
+    one_of("precision", precision, PRECISIONS)
 
 
 def check_relations(relations) -> list[str] | None:

@@ -35,7 +35,7 @@ def describe(
         "sentences_digest": hashlib.sha256(repr(bags).encode()).hexdigest(),
         "seed": seed,
         "measure": measure,
-        "products": lm.products,
+        "precision": lm.precision,
         "parameters": {name.lower(): getattr(experiments, name) for name in constants} | {"measured": MEASURED},
         "code": code_digest(),
         "versions": {name: version(name) for name in ("torch", "transformers")},

@@ -38,7 +38,7 @@ def run_experiments(
     device: str | None = None,
     chunk: int = CHUNK,
     measure: str = "probability",
-    products: str = "float32",
+    precision: str = "float32",
 ) -> Results:
     """Find the neurons of every fact, then suppress, amplify, update and erase.
 
@@ -46,7 +46,7 @@ def run_experiments(
     checked before the model is loaded, every fact before anything is computed.
 
     Args:
-        model, device, products: as `load_model` takes them.
+        model, device, precision: as `load_model` takes them.
         facts, relations, n_facts: as `load_facts` takes them. A causal model is asked those that are `askable`.
         experiment: one of EXPERIMENTS; all begin with finding. What `out` holds already stays in the result file.
         seed: of the sample and of all random choices, from 0.
@@ -63,7 +63,7 @@ def run_experiments(
         OSError: the model, the facts or the sentences cannot be read, or `out` cannot be written.
     """
     check_names(model, facts, prompts, out, device)
-    check_choices(experiment, measure, products)
+    check_choices(experiment, measure, precision)
     model, source = str(model), str(facts)
     relations, seed, chunk = check_relations(relations), count("seed", seed, 0), count("chunk", chunk)
     n_facts = None if n_facts is None else count("n_facts", n_facts)
@@ -71,7 +71,7 @@ def run_experiments(
         check_folder(Path(out))
     loaded = load_facts(source, relations, n_facts, seed)
     check_experiment(experiment, loaded, experiments.ERASED)
-    lm = load_model(model, device, products)
+    lm = load_model(model, device, precision)
     if experiment == "update":
         check_update(lm)
     chosen = askable(lm, loaded)
