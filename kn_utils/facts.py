@@ -22,6 +22,14 @@ class Fact:
 
     Neurons are found with `prompts`; effects are measured on `heldout_prompts`, which nothing else sees.
     `relation` carries its Wikidata id and label: "P36(capital)".
+
+    Raises:
+        TypeError: prompts that are one text instead of several.
+
+    Example:
+        >>> ireland = kn.Fact("Ireland", "P36(capital)", "Dublin", ["The capital of Ireland is [MASK]."])
+        >>> ireland.prompts
+        ('The capital of Ireland is [MASK].',)
     """
 
     subject: str
@@ -35,6 +43,10 @@ class Fact:
             if isinstance(prompts := getattr(self, name), str):
                 raise TypeError(f"{name} is the text {prompts!r}: pass a tuple of prompts, ({prompts!r},)")
             object.__setattr__(self, name, tuple(prompts))
+        asked = [*self.prompts, *self.heldout_prompts]
+        if len(set(asked)) < len(asked):
+            twice = next(prompt for prompt in asked if asked.count(prompt) > 1)
+            raise ValueError(f"fact {self.subject!r} asks {twice!r} twice: each wording finds or measures, once")
 
 
 def load_facts(
@@ -61,6 +73,11 @@ def load_facts(
         FileNotFoundError: no such file.
         OSError: a folder, or a file that cannot be read.
         ConnectionError: ParaRel is not cached and cannot be downloaded.
+
+    Example:
+        >>> capitals = kn.load_facts("lab", relations="P36")
+        >>> capitals[1].subject, capitals[1].answer, len(capitals[1].prompts), len(capitals[1].heldout_prompts)
+        ('Albania', 'Tirana', 9, 3)
     """
     wanted = None if relations is None else relation_names(relations)
     n_facts = None if n_facts is None else count("n_facts", n_facts)
@@ -83,6 +100,11 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         ValueError: no facts, or one without prompts to find neurons with, or with an empty text.
         TypeError: something that is no Fact.
         OSError: the file cannot be written.
+
+    Example:
+        >>> kn.write_facts(facts, "capitals.json.gz")
+        >>> kn.load_facts("capitals.json.gz") == facts
+        True
     """
     facts = [_writable(fact) for fact in ([facts] if isinstance(facts, Fact) else facts)]
     if not facts:
@@ -98,7 +120,12 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
 
 
 def relation_id(relation: str) -> str:
-    """The Wikidata id of a relation: "P36" for "P36(capital)"."""
+    """The Wikidata id of a relation.
+
+    Example:
+        >>> kn.relation_id("P36(capital)")
+        'P36'
+    """
     return relation.partition("(")[0]
 
 

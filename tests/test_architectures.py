@@ -382,14 +382,15 @@ def test_prompts_that_do_not_suit_the_model(lm):
 
 
 def test_facts_that_can_be_asked(lm):
-    last, first = "Ireland lies in [MASK].", "[MASK] holds Ireland."
+    last = [f"Ireland {verb} in [MASK]." for verb in ("lies", "is", "stands", "was")]
+    first = [f"[MASK] {verb} Ireland." for verb in ("holds", "has", "saw")]
     facts = [
-        kn.Fact("Ireland", "P30(continent)", "Europe", (last, last, first, last), (first, last)),
-        kn.Fact("Ireland", "P30(continent)", "Europe", (last, first, first), (last,)),
-        kn.Fact("Ireland", "P30(continent)", "Europe", (last, last, last), (first,)),
+        kn.Fact("Ireland", "P30(continent)", "Europe", (*last[:2], first[0], last[2]), (first[1], last[3])),
+        kn.Fact("Ireland", "P30(continent)", "Europe", (last[0], *first[:2]), (last[3],)),
+        kn.Fact("Ireland", "P30(continent)", "Europe", last[:3], first[:1]),
     ]
     if lm.kind == "causal":
-        assert askable(lm, facts) == [kn.Fact("Ireland", "P30(continent)", "Europe", (last,) * 3, (last,))]
+        assert askable(lm, facts) == [kn.Fact("Ireland", "P30(continent)", "Europe", last[:3], last[3:])]
     else:
         assert askable(lm, facts) == facts
 

@@ -304,9 +304,9 @@ def test_a_wording_counts_once(tmp_path):
     fact, single = load(tmp_path, {"P36": [rows, other]})
     assert (fact.prompts, fact.heldout_prompts) == (("Peru has [MASK].", "[MASK] is in Peru."), ("Peru: [MASK]",))
     assert (single.prompts, single.heldout_prompts) == (("Cuba has [MASK].",), ())
-    repeated = dataclasses.replace(fact, heldout_prompts=(*fact.prompts, "Peru: [MASK]") * 2)
-    kn.write_facts([repeated], tmp_path / "again.json")
-    assert kn.load_facts(tmp_path / "again.json") == [fact]
+    for repeated in ({"heldout_prompts": fact.prompts[:1]}, {"prompts": fact.prompts * 2}):
+        with one_line_error(ValueError, "'Peru'", "'Peru has [MASK].'", "twice"):
+            dataclasses.replace(fact, **repeated)
 
 
 def test_roles_decide_what_is_held_out(tmp_path):
