@@ -592,7 +592,7 @@ def test_tables_of_intervals(draw):
     with one_line_error(TypeError, "['knowledge']", "Interval"):
         draw(INTERVALS.map(lambda interval: interval.value))
     if draw is not figures.model_bars:
-        with one_line_error(ValueError, "'guess'", "knowledge, baseline"):
+        with one_line_error(ValueError, "'guess'", "knowledge, activation, most active"):
             draw(INTERVALS.set_axis(["guess"], axis=1))
     figures.plt.close("all")
 

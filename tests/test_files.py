@@ -23,6 +23,7 @@ from kn_utils.data import download, files
 from kn_utils.data.bingrel import load_prompts
 from kn_utils.data.files import read_bytes, read_json, write_atomically
 from kn_utils.data.tables import DIGESTS, read_table, write_table
+from kn_utils.paper.experiments import KINDS
 from kn_utils.paper.results import ABOUT, TABLES, write_results
 
 # --- writing ---------------------------------------------------------------------------------------------------------
@@ -131,11 +132,11 @@ def small_results(path, about=RUN_ABOUT, **columns):
     """A result file of two facts."""
     facts = pd.DataFrame({
         "subject": ["Perú", "Ireland"], "relation": "P36(capital)", "answer": ["Lima", "Dublin"], "n_prompts": 9,
-        "share": 0.7, "known": [True, False], "knowledge": [{N(0, 1), N(2, 5)}, set()], "baseline": [{N(1, 1)}] * 2,
-        "matched": [{N(1, 2)}] * 2, "random": [{N(1, 3)}] * 2, "scores": [{N(0, 1): 0.5, N(2, 5): 0.1}, {}],
+        "share": 0.7, "known": [True, False], "knowledge": [{N(0, 1), N(2, 5)}, set()], "activation": [{N(1, 1)}] * 2,
+        "most active": [{N(1, 2)}] * 2, "random": [{N(1, 3)}] * 2, "scores": [{N(0, 1): 0.5, N(2, 5): 0.1}, {}],
     })  # fmt: skip
-    rows = [(i, p, o, i + 0.5) for i in range(2) for p in ("find", "heldout") for o in ("none", "suppress")]
-    effects = pd.DataFrame(rows, columns=["fact", "prompts", "operation", "probability"])
+    rows = [(i, p, "suppress", k, i + 0.5) for i in range(2) for p in ("find", "heldout") for k in KINDS]
+    effects = pd.DataFrame(rows, columns=["fact", "prompts", "operation", "kind", "probability"])
     return write_results(path, about, facts.assign(**columns), {"effects": effects})
 
 
@@ -239,6 +240,21 @@ def test_a_result_file_without_a_digest_is_read_with_a_warning(tmp_path):
     assert len(caught) == 1 and caught[0].filename == __file__ and str(path) in str(caught[0].message)
 
 
+def test_a_result_file_with_the_former_names_of_the_controls_is_read(tmp_path):
+    path = tmp_path / "older.parquet"
+    expected = small_results(path)
+    table = pq.read_table(path)
+    former = {"activation": "baseline", "most active": "matched"}
+    effects = [
+        [row | {"kind": former.get(row["kind"], row["kind"])} for row in rows] for rows in table["effects"].to_pylist()
+    ]
+    place = table.column_names.index("effects")
+    older = table.set_column(place, "effects", [effects]).rename_columns([former.get(n, n) for n in table.column_names])
+    write_table(older.replace_schema_metadata(table.schema.metadata), path)
+    assert plain(kn.read_results(path)) == plain(expected)
+    assert {"activation", "most active"} < {*expected.effects.kind}
+
+
 @pytest.mark.parametrize("column", ["answer", "share", "known", "knowledge", "scores", "effects", "description"])
 def test_a_result_file_that_was_changed_is_refused(tmp_path, column):
     """Written anew by a Parquet writer, so that each page has a right checksum, with one value changed."""
@@ -263,8 +279,8 @@ def test_a_result_file_that_was_changed_is_refused(tmp_path, column):
     "columns",
     [
         {"knowledge": [{N(4, 0)}, set()]},
-        {"baseline": [{N(0, 512)}, set()]},
-        {"matched": [{N(-1, 0)}, set()]},
+        {"activation": [{N(0, 512)}, set()]},
+        {"most active": [{N(-1, 0)}, set()]},
         {"random": [set(), {N(0, -1)}]},
         {"scores": [{N(0, 512): 0.1}, {}]},
         {"scores": [{N(0, 1.5): 0.1}, {}]},

@@ -16,7 +16,7 @@ from kn_utils.paper.sharing import intersections
 
 NAN = math.nan
 VERDICTS = {"same direction and size", "same direction", "other size", "not reproduced", "no clear effect"}
-KINDS = {"ours": "knowledge", "baseline": "baseline", "unrelated": "unrelated"}
+KINDS = {"ours": "knowledge", "baseline": "activation", "unrelated": "unrelated"}
 KINDS |= {"knowledge_neurons": "knowledge", "random_neurons": "random"}
 QUANTITIES = {  # the ledger's quantity for a name in the shared table, to which it adds the kind of neurons
     "mean_number": "neurons per fact",
@@ -108,7 +108,7 @@ def test_an_amount_has_no_direction(ours, paper, expected):
 
 
 def test_a_contrast_names_what_differs():
-    assert contrast_name("suppress, knowledge", "suppress, baseline") == "suppress: knowledge − baseline"
+    assert contrast_name("suppress, knowledge", "suppress, activation") == "suppress: knowledge − activation"
     assert contrast_name("P19", "most harmed other relation") == "P19 − most harmed other relation"
     assert contrast_name("a, b, c", "a, x, c") == "a, c: b − x"
 
@@ -122,10 +122,10 @@ def by_hand():
     """Four facts of two relations, and no experiment but the suppression of one of the kinds."""
     facts = pd.DataFrame({"relation": ["P19", "P19", "P36", "P36"], "answer": list("abcd")})
     facts["knowledge"] = [neurons(1, 2), neurons(1), neurons(2, 3, 4), neurons(3, 4)]
-    facts["baseline"] = [neurons(), neurons(1), neurons(1), neurons(1)]
+    facts["activation"] = [neurons(), neurons(1), neurons(1), neurons(1)]
     conditions = {("none", "none"): [0.5, 0.3, 0.1, 0.3]}
     for operation in ("suppress", "amplify"):
-        conditions |= {(operation, kind): [0.25, 0.15, 0.1, 0.2] for kind in ("knowledge", "baseline", "random")}
+        conditions |= {(operation, kind): [0.25, 0.15, 0.1, 0.2] for kind in ("knowledge", "activation", "random")}
     rows = [
         {"fact": i, "relation": facts.relation[i], "prompts": prompts, "operation": o, "kind": k, "probability": p}
         for prompts, factor in (("find", 1), ("heldout", 0.1))
@@ -146,7 +146,7 @@ def test_a_ledger_by_hand(by_hand):
     assert values["suppress, knowledge", "ACL"] == pytest.approx(100 * (-0.5 - 0.25) / 2)
     assert (values[table.section.isin(["update", "erase", "prompts"])] == NOT_RUN).all()
     pairs = contrasts(by_hand).set_index(["quantity", "minus"])
-    pair = pairs.loc["in common, other relation, knowledge", "in common, other relation, baseline"]
+    pair = pairs.loc["in common, other relation, knowledge", "in common, other relation, activation"]
     assert pair.ours.value == pytest.approx(1 / 4 - (0 + 1 + 1 / 2 + 1 / 2) / 4)
     assert pair.paper == pytest.approx(0.09 - 1.92)
     assert (pair.verdict, pair.mark) == ("no clear effect", "unchecked")
@@ -171,7 +171,7 @@ def test_every_row_is_filled_or_marked(results, table, rows):
 
 def test_rows_are_the_runs_numbers(results):
     table = ledger(results).set_index(["quantity", "version"]).ours
-    for kind in ("knowledge", "baseline"):
+    for kind in ("knowledge", "activation"):
         shared = intersections(results.facts.assign(neurons=results.facts[kind])).set_index("cell").number
         for cell in ("same relation", "other relation"):
             assert table[f"in common, {cell}, {kind}", "ACL"].value == pytest.approx(shared[cell].value)

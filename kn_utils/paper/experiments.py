@@ -1,8 +1,9 @@
 """The paper's experiments over many facts, each one function: facts in, a tidy table out (sections 4 and 5).
 
 A table `neurons` has one row per fact and one column per kind of neurons, each entry a set of `Neuron`:
-`knowledge` (by attribution), `baseline` (by activation, refined alike, so that each fact has its own number),
-`matched` (the most activated, as many as knowledge neurons) and `random` (as many others of the same layers).
+`knowledge` (by attribution), `activation` (the paper's baseline: activation as the score, refined alike, so that each
+fact has its own number), `most active` (as many as knowledge neurons, the most activated) and `random` (as many others
+of the same layers).
 """
 
 from collections import Counter
@@ -20,9 +21,9 @@ from ..facts import Fact, relation_id
 from ..models import LanguageModel, Neuron, answer_ids
 from ..refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
 
-THRESHOLDS = {"knowledge": 0.2, "baseline": 0.5}  # t of the released code
+THRESHOLDS = {"knowledge": 0.2, "activation": 0.5}  # t of the released code
 FACTORS = {"suppress": 0.0, "amplify": 2.0}
-KINDS = ("knowledge", "baseline", "matched", "random")
+KINDS = ("knowledge", "activation", "most active", "random")
 ERASED = ("P19", "P27", "P106", "P937")  # the relations of section 5.2
 N_ERASED = 20  # value slots
 OWN = 0.1  # of the relation's other facts: below it a neuron is the fact's own (section 5.1)
@@ -38,8 +39,8 @@ def find_coarse(lm: LanguageModel, facts: Sequence[Fact], measure: str = "probab
         measure: of `knowledge_attribution`.
 
     Returns:
-        One row per fact: n_prompts; the `coarse_counts` of knowledge (attribution) and baseline (activation);
-        matched, its most activated neurons in order; scores, {neuron: mean score} above 0.1 of the highest.
+        One row per fact: n_prompts; the `coarse_counts` of knowledge (attribution) and activation;
+        most active, its most activated neurons in order; scores, {neuron: mean score} above 0.1 of the highest.
     """
     facts = _facts(facts)
     rows, prompts = [], [prompt for fact in facts for prompt in fact.prompts]
@@ -52,8 +53,8 @@ def find_coarse(lm: LanguageModel, facts: Sequence[Fact], measure: str = "probab
         rows.append({
             "n_prompts": len(fact.prompts),
             "knowledge": coarse_counts(scores, THRESHOLDS["knowledge"]),
-            "baseline": coarse_counts(activations, THRESHOLDS["baseline"]),
-            "matched": [Neuron(*divmod(i, lm.n_neurons)) for i in most_active],
+            "activation": coarse_counts(activations, THRESHOLDS["activation"]),
+            "most active": [Neuron(*divmod(i, lm.n_neurons)) for i in most_active],
             "scores": {Neuron(*index): mean[tuple(index)].item() for index in high},
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -76,7 +77,8 @@ def refine(facts: Sequence[Fact], coarse: pd.DataFrame, n_neurons: int, seed: in
         table[kind] = [shared_neurons(c, n, p, least) for (c, n, least), p in zip(counts, share, strict=True)]
         if kind == "knowledge":
             table["share"] = share.to_numpy()
-    table["matched"] = [set(top[: len(own)]) for top, own in zip(coarse.matched, table.knowledge, strict=True)]
+    tops = zip(coarse["most active"], table.knowledge, strict=True)
+    table["most active"] = [set(top[: len(own)]) for top, own in tops]
     table["random"] = [random_neurons(own, n_neurons, seed + i) for i, own in enumerate(table.knowledge)]
     return table
 
@@ -219,7 +221,7 @@ def erase_relations(
     tables = [ask_all("none", "none")]
     for relation in ERASED:
         rows = [i for i, fact in enumerate(facts) if relation_id(fact.relation) == relation]
-        sets = {kind: frequent_neurons(neurons[kind].iloc[rows]) for kind in ("knowledge", "baseline")}
+        sets = {kind: frequent_neurons(neurons[kind].iloc[rows]) for kind in ("knowledge", "activation")}
         sets["random"] = random_neurons(sets["knowledge"], lm.n_neurons, seed)
         for kind, slots in sets.items() if rows else ():
             with erase_relation(lm, slots):

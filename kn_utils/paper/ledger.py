@@ -59,7 +59,7 @@ def contrasts(results: Results, bert: Results | None = None) -> pd.DataFrame:
 
 
 def contrast_name(first: str, second: str) -> str:
-    """What two quantities have in common, and how they differ: "suppress: knowledge − baseline"."""
+    """What two quantities have in common, and how they differ: "suppress: knowledge − activation"."""
     pairs = list(zip(first.split(", "), second.split(", "), strict=True))
     common = ", ".join(a for a, b in pairs if a == b)
     minus = " − ".join(", ".join(parts) for parts in zip(*((a, b) for a, b in pairs if a != b), strict=True))
@@ -121,7 +121,7 @@ def samples(results: Results) -> dict[tuple[str, str], pd.Series]:
     relation. The mean over relations is then the paper's number.
     """
     found = {}
-    for kind in ("knowledge", "baseline"):
+    for kind in ("knowledge", "activation"):
         found["neurons", f"neurons per fact, {kind}"] = results.facts[kind].map(len)
         for cell, number in _in_common(results.facts.relation, results.facts[kind]).items():
             found["neurons", f"in common, {cell}, {kind}"] = number
@@ -129,7 +129,7 @@ def samples(results: Results) -> dict[tuple[str, str], pd.Series]:
         rows = effects[effects.prompts == "find"]
         means = rows.groupby(["operation", "kind", "relation"]).probability.mean()
         for operation in ("suppress", "amplify"):
-            for kind, name in {"knowledge": "knowledge", "baseline": "baseline", "random": "unrelated"}.items():
+            for kind, name in {"knowledge": "knowledge", "activation": "activation", "random": "unrelated"}.items():
                 change = 100 * (means[operation, kind] / means["none", "none"] - 1)
                 found["effects", f"{operation}, {name}"] = change
     if len(rows := results.activations):

@@ -7,15 +7,15 @@ Knowledge Neurons in Pretrained Transformers (ACL 2022, 2022.acl-long.581; arXiv
 # "unchecked" numbers are widely quoted and could not be confirmed.
 PAPER = [
     ("neurons", "neurons per fact, knowledge", "", 4.13, "ACL", ""),
-    ("neurons", "neurons per fact, baseline", "", 3.96, "ACL", ""),
+    ("neurons", "neurons per fact, activation", "", 3.96, "ACL", ""),
     ("neurons", "in common, same relation, knowledge", "", 1.23, "ACL", ""),
-    ("neurons", "in common, same relation, baseline", "", 2.85, "ACL", "unchecked"),
+    ("neurons", "in common, same relation, activation", "", 2.85, "ACL", "unchecked"),
     ("neurons", "in common, other relation, knowledge", "", 0.09, "ACL", ""),
-    ("neurons", "in common, other relation, baseline", "", 1.92, "ACL", "unchecked"),
+    ("neurons", "in common, other relation, activation", "", 1.92, "ACL", "unchecked"),
     ("effects", "suppress, knowledge", "%", -29.03, "ACL", ""),
-    ("effects", "suppress, baseline", "%", -1.47, "ACL", ""),
+    ("effects", "suppress, activation", "%", -1.47, "ACL", ""),
     ("effects", "amplify, knowledge", "%", 31.17, "ACL", ""),
-    ("effects", "amplify, baseline", "%", -1.27, "ACL", ""),
+    ("effects", "amplify, activation", "%", -1.27, "ACL", ""),
     ("effects", "suppress, knowledge", "%", -37.03, "arXiv v1", ""),
     ("effects", "suppress, unrelated", "%", -0.39, "arXiv v1", ""),
     ("effects", "amplify, knowledge", "%", 46.42, "arXiv v1", ""),
@@ -38,12 +38,18 @@ PAPER = [
     ("erase", "least harmed other relation", "%", 1.1, "ACL", ""),
     ("erase", "most harmed other relation", "%", 10.1, "ACL", ""),
 ]
+ERASED_PERPLEXITY = {  # of each erased relation, before and after; ACL, their growth is in PAPER
+    "P19": (1450.0, 2996.0),
+    "P27": (28.0, 38.3),
+    "P106": (2279.0, 5202.0),
+    "P937": (58.0, 140.0),
+}
 CONTRASTS = [  # two quantities of one section: what the paper's claims compare
-    ("neurons", "in common, same relation, knowledge", "in common, same relation, baseline"),
-    ("neurons", "in common, other relation, knowledge", "in common, other relation, baseline"),
+    ("neurons", "in common, same relation, knowledge", "in common, same relation, activation"),
+    ("neurons", "in common, other relation, knowledge", "in common, other relation, activation"),
     ("neurons", "in common, same relation, knowledge", "in common, other relation, knowledge"),
-    ("effects", "suppress, knowledge", "suppress, baseline"),
-    ("effects", "amplify, knowledge", "amplify, baseline"),
+    ("effects", "suppress, knowledge", "suppress, activation"),
+    ("effects", "amplify, knowledge", "amplify, activation"),
     ("prompts", "activation, head and tail (T1)", "activation, head only (T2)"),
     ("prompts", "activation, head and tail (T1)", "activation, random (T3)"),
     ("update", "change rate, knowledge", "change rate, random"),
@@ -62,3 +68,32 @@ NOT_APPLICABLE = {  # what else the paper prints, by its names in the table of i
     ),
     ("published_bert_base_uncased_neurons",): "Neurons published for another BERT are not the paper's: see chapter 15.",
 }
+
+
+def number(section: str, quantity: str, version: str = "ACL") -> float:
+    """A number of the paper, in the unit of its row of `PAPER`.
+
+    Raises:
+        KeyError: this version of the paper prints no such number.
+    """
+    return _row(section, quantity, version)[3]
+
+
+def printed(section: str, quantity: str, version: str = "ACL", spec: str = "") -> str:
+    """A number of the paper as a table shows it, with its unit and its mark: "+36.7 % (unchecked)".
+
+    Args:
+        spec: the format of the number, such as "+.1f".
+
+    Raises:
+        KeyError: this version of the paper prints no such number.
+    """
+    _, _, unit, value, _, mark = _row(section, quantity, version)
+    return f"{value:{spec}}" + (f" {unit}" if unit else "") + (f" ({mark})" if mark else "")
+
+
+def _row(section: str, quantity: str, version: str) -> tuple:
+    for row in PAPER:
+        if (row[0], row[1], row[4]) == (section, quantity, version):
+            return row
+    raise KeyError(f"the paper ({version}) prints no {quantity!r} under {section!r}: see kn_utils.paper.numbers.PAPER")

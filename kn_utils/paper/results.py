@@ -12,10 +12,11 @@ import pyarrow as pa
 from ..data.files import one_line, parse_json
 from ..data.tables import read_table, write_table
 from ..models import Neuron
+from .experiments import KINDS
 
-KINDS = ("knowledge", "baseline", "matched", "random")
 COLUMNS = ("subject", "relation", "answer", "n_prompts", "share", "known")
 TABLES = ("effects", "updates", "erasures", "activations")  # several rows per fact, stored with it as a list
+FORMER_KINDS = {"baseline": "activation", "matched": "most active"}  # in result files of older versions
 ABOUT = b"kn_utils run"  # the key of the description in the file's metadata
 
 
@@ -25,8 +26,8 @@ class Results:
 
     Attributes:
         about: model, weights, versions, parameters, n_layers, n_neurons, ...
-        facts: one row per fact: subject, relation, answer, n_prompts, share (p), known; knowledge, baseline, matched
-            and random, each a set of Neuron; scores, {Neuron: mean attribution} above 0.1 of the highest.
+        facts: one row per fact: subject, relation, answer, n_prompts, share (p), known; knowledge, activation, most
+            active and random, each a set of Neuron; scores, {Neuron: mean attribution} above 0.1 of the highest.
         effects: of `suppress_amplify`, with relation and known; empty if the run left it out, as the next three.
         updates: of `update_facts`, with relation and known.
         erasures: of `erase_relations`, with relation.
@@ -68,6 +69,7 @@ def read_results(path: str | Path) -> Results:
     raw = (table.schema.metadata or {}).get(ABOUT)
     if raw is None:
         raise ValueError(f"{str(path)!r} is no result file of `python -m kn_utils.paper`: pass one, or its folder")
+    table = table.rename_columns([FORMER_KINDS.get(column, column) for column in table.column_names])
     if missing := {*COLUMNS, *KINDS, *TABLES, "scores"} - {*table.column_names}:
         raise ValueError(f"{name} of another version lacks {', '.join(sorted(missing))}: run again")
     about = parse_json(raw, f"the description in {name}", "run again")
@@ -153,5 +155,7 @@ def _unpack(table: pa.Table, about: dict) -> Results:
             fact = facts.index.repeat(sizes)
             rows.insert(0, "fact", fact)
             rows = rows.assign(relation=facts.relation[fact].to_numpy(), known=facts.known[fact].to_numpy())
+            if "kind" in rows:
+                rows["kind"] = rows.kind.replace(FORMER_KINDS)
         tables.append(rows)
     return Results(about, facts, *tables)

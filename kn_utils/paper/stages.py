@@ -20,7 +20,7 @@ from .prompt_types import activations_by_type, typed_prompts
 from .results import Results, neuron_lists, neurons_of, read_results, scores_of, write_results
 from .shards import Shards
 
-COARSE = {"knowledge": scores_of, "baseline": scores_of, "matched": neurons_of, "scores": scores_of}
+COARSE = {"knowledge": scores_of, "activation": scores_of, "most active": neurons_of, "scores": scores_of}
 CHECKED = 1000  # facts whose prompts are tokenised together
 MEASURED = 4000  # facts that are asked after each erasure, at most
 
@@ -128,7 +128,7 @@ class Run:
         return prompts
 
     def activations(self, neurons: pd.DataFrame, prompts: pd.DataFrame) -> pd.DataFrame:
-        kinds = {kind: neurons[kind].tolist() for kind in ("knowledge", "matched", "random")}
+        kinds = {kind: neurons[kind].tolist() for kind in ("knowledge", "most active", "random")}
 
         def activations(rows):
             return activations_by_type(self.lm, prompts[prompts.fact.isin(rows)], kinds)
