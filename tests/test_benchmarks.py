@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import kn_utils as kn
 import speed
 from kn_utils.engine import integration
-from kn_utils.engine.passes import _hidden
+from kn_utils.engine.cached_run import hidden_states
 
 ANSWER = "Dublin"
 PAGE = (speed.BOOK / "speed.md").read_text()
@@ -85,7 +85,7 @@ def rerun_plainly(lm, prompt, n_points):
         with FlopCounterMode(display=False) as counter:
             states = copies.clone()  # the counter wants no leaf as a module's input
             for module in lm.layers[layer + 1 :]:
-                states = _hidden(module(states))
+                states = hidden_states(module(states))
             torch.autograd.grad(lm.model.cls(states[:, position]).sum(), copies)
         operations += counter.get_total_flops()
     return operations

@@ -54,8 +54,12 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
             `edit` returns another shape.
         RuntimeError: another thread is editing this model.
 
-    >>> with edit_activations(lm, lambda layer, w: 0 * w):   # switch off every neuron at the mask
-    ...     answer_probability(lm, ["The capital of Ireland is [MASK]."], "Dublin")
+    Example:
+        >>> seen = {}
+        >>> with kn.edit_activations(lm, lambda layer, w: seen.update({layer: w.shape})):
+        ...     probability = kn.answer_probability(lm, fact.heldout_prompts, fact.answer)
+        >>> seen[3]
+        torch.Size([3, 512])
     """
     own = Progress(None)  # of a pass that somebody else runs
 

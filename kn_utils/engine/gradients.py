@@ -12,8 +12,9 @@ from ..checks import finite_logits
 from ..models import LanguageModel
 from ..prompts import Question
 from .batching import batches, n_rows
+from .cached_run import Run
 from .measures import log_odds, slope
-from .passes import Run, rerun_from, run_with_cache
+from .passes import rerun_from, run_with_cache
 
 
 def runs(

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..models import LanguageModel
 from ..prompts import Question
 from .batching import n_rows
+from .cached_run import Run
 from .gradients import odds_and_slopes, runs
 from .measures import log_odds, measured, slope
-from .passes import Run
 from .quadrature import Rule, integrals_between, nested_rules
 
 N_NODES = 5  # evaluations that stand for the points of a sum, where the residual allows; else twice as many

@@ -26,6 +26,11 @@ def riemann_points(rule: str, n_steps: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: an unknown rule, or n_steps below 1.
         TypeError: n_steps is no whole number.
+
+    Example:
+        >>> alpha, weight = kn.riemann_points("left", n_steps=4)
+        >>> alpha.tolist(), weight.tolist()
+        ([0.0, 0.25, 0.5, 0.75], [0.25, 0.25, 0.25, 0.25])
     """
     rule, n_steps = one_of("rule", rule, RULES), count("n_steps", n_steps)
     if rule == "gauss-legendre":
