@@ -1,6 +1,6 @@
 """What a model answers, and how an edit changes it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pandas as pd
 import torch
@@ -16,7 +16,13 @@ from .models import LanguageModel, Neuron
 from .prompts import Questions, first_questions, questions_for
 from .stats import Interval, bootstrap, mean_interval, perplexity, relative_change  # noqa: F401, found here, too
 
-MEASURES = ["probability", "log_probability", "log_odds", "rank", "top1"]
+METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of log-odds and rank of the answer; columns of `ask`
+    "probability": lambda odds, rank: odds.sigmoid(),
+    "log_probability": lambda odds, rank: logsigmoid(odds),
+    "log_odds": lambda odds, rank: odds,
+    "rank": lambda odds, rank: rank,
+    "top1": lambda odds, rank: (rank == 1).to(rank),
+}
 
 
 @torch.no_grad()
@@ -64,6 +70,15 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
     facts = list_of("facts", facts, Fact)
     owner, prompts, answers = _prompts_of(facts, heldout)
     return _by_fact(facts, owner, ask_prompts(lm, prompts, answers))
+
+
+def known(answers: pd.DataFrame) -> pd.Series:
+    """Which facts the model knows: those whose answer comes first on every prompt that was asked.
+
+    Args:
+        answers: of `ask`, on the held-out prompts.
+    """
+    return (answers.top1 == 1).rename("known")
 
 
 @torch.no_grad()
@@ -171,8 +186,8 @@ def _measures(odds: Tensor, rank: Tensor, asked: Questions) -> pd.DataFrame:
     n_prompts = int(asked.prompt.max()) + 1
     if len(odds) > n_prompts:
         odds, rank = _over_tokens(odds, rank, asked.prompt)
-    columns = [odds.sigmoid(), logsigmoid(odds), odds, rank, (rank == 1).to(rank)]
-    return pd.DataFrame(torch.stack(columns, 1).cpu().numpy(), columns=MEASURES)
+    columns = [metric(odds, rank) for metric in METRICS.values()]
+    return pd.DataFrame(torch.stack(columns, 1).cpu().numpy(), columns=list(METRICS))
 
 
 def _over_tokens(odds: Tensor, rank: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:

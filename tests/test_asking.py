@@ -9,8 +9,9 @@ import torch
 from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils.asking import ask_prompts
+from kn_utils.asking import METRICS, ask_prompts, known
 from kn_utils.engine import log_odds
+from kn_utils.stats import perplexity_growth, perplexity_increase
 
 FACTS = [
     kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),
@@ -82,6 +83,21 @@ def test_top1_counts_the_prompts_answered_first(tiny):
     word = kn.top_answers(tiny, prompts[0], 1)[0][0]
     right = sum(kn.top_answers(tiny, prompt, 1)[0][0] == word for prompt in prompts)
     assert kn.ask(tiny, [kn.Fact("Ireland", "P36", word, prompts)], heldout=False).top1[0] == right / 2 > 0
+
+
+def test_a_metric_is_one_entry(tiny, monkeypatch):
+    """Wherever facts are asked it is a column, after the others, and its mean over the prompts."""
+    monkeypatch.setitem(METRICS, "in_top5", lambda odds, rank: (rank <= 5).to(rank))
+    tables = kn.ask_scaled(tiny, FACTS, [([[]] * 3, 0.0)])
+    for table in (kn.ask(tiny, FACTS), *tables):
+        assert table.columns[-1] == "in_top5"
+        for fact, value in zip(FACTS, table.in_top5, strict=True):
+            top = [[word for word, _ in kn.top_answers(tiny, prompt, 5)] for prompt in fact.heldout_prompts]
+            assert value == pytest.approx(np.mean([fact.answer in words for words in top]))
+
+
+def test_a_fact_is_known_when_its_answer_is_first_on_every_prompt():
+    assert known(pd.DataFrame({"top1": [1.0, 0.5, 0.0]})).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("batch", [1, 5, 512])
@@ -198,3 +214,10 @@ def test_ask_scaled_reads_iterators_once(tiny, monkeypatch):
     found = kn.ask_scaled(tiny, iter(FACTS), iter([(map(iter, sets), 0.0)]), heldout=False)
     for one, other in zip(found, expected, strict=True):
         pd.testing.assert_frame_equal(one, other)
+
+
+def test_growth_and_increase_of_perplexity_by_hand():
+    before, after = np.log([0.5, 0.5]), np.log([0.25, 0.25])  # perplexity 2, then 4
+    assert perplexity_growth(before, after) == pytest.approx((1, 1, 1))
+    assert perplexity_increase(before, after) == pytest.approx((2, 2, 2))
+    assert math.isnan(perplexity_growth(before[:1], after[:1]).low)

@@ -19,7 +19,7 @@ from kn_utils.data import files
 from kn_utils.lab import __main__ as lab_command
 from kn_utils.lab import seeds
 from kn_utils.paper import __main__ as runs_command
-from kn_utils.paper import runs
+from kn_utils.paper import experiments, runs
 
 ROOT = Path(__file__).parents[1]
 NO_NETWORK = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -151,7 +151,7 @@ def test_an_experiment_that_has_nothing_to_do_is_refused_before_the_model(monkey
 
 def test_prompts_without_sentences_are_refused_before_anything_is_found(monkeypatch, tmp_path):
     """A causal model answers last, and no held-out prompt that is answered ends in its answer, when it has a tail."""
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
     template = "Dublin and [MASK] of Ireland, {} Dublin"
     fact = kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(template.format(w) for w in ("a", "the", "of", "in")))
     kn.write_facts([fact], tmp_path / "facts.json")
@@ -160,8 +160,8 @@ def test_prompts_without_sentences_are_refused_before_anything_is_found(monkeypa
 
 
 def test_a_prompt_too_long_for_the_model_is_found_before_anything_is_computed(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
-    monkeypatch.setattr(runs.experiments, "ask", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "ask", None)
     prompts = ("The capital of Ireland is [MASK].", "of Ireland: [MASK]", "Ireland " * 90 + "[MASK]", "Ireland [MASK]")
     kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)], tmp_path / "facts.json")
     with one_line_error(ValueError, "Ireland Ireland", "64", "shorten"):
@@ -231,7 +231,7 @@ def test_ctrl_c_says_how_to_go_on(when, tmp_path, monkeypatch, capsys):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    where = (runs.experiments, "find_coarse") if when == "computing" else (files.os, "fsync")
+    where = (experiments, "find_coarse") if when == "computing" else (files.os, "fsync")
     monkeypatch.setattr(*where, stop)
     code, said = command(runs_command.main, monkeypatch, capsys, "--n-facts", "4", "--out", tmp_path)
     last = said.splitlines()[-1]

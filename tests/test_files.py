@@ -24,7 +24,8 @@ from kn_utils.data.bingrel import load_prompts
 from kn_utils.data.files import read_bytes, read_json, write_atomically
 from kn_utils.data.tables import DIGESTS, read_table, write_table
 from kn_utils.paper.experiments import KINDS
-from kn_utils.paper.results import ABOUT, TABLES, write_results
+from kn_utils.paper.registry import tables
+from kn_utils.paper.results import ABOUT, write_results
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ def small_results(path, about=RUN_ABOUT, **columns):
 
 def plain(results):
     """What a result file says, in a form that can be compared."""
-    return [results.about, *(getattr(results, name).to_dict("list") for name in ("facts", *TABLES))]
+    return [results.about, *(getattr(results, name).to_dict("list") for name in ("facts", *tables()))]
 
 
 def in_cache(read, name, raw):

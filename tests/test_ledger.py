@@ -10,9 +10,10 @@ from common import shared_file
 
 import kn_utils as kn
 from kn_utils import Interval, Neuron, figures
-from kn_utils.paper.ledger import NOT_HERE, NOT_RUN, contrast_name, contrasts, ledger, verdict
+from kn_utils.paper.ledger import NOT_HERE, NOT_RUN, contrast_name, contrasts, ledger
 from kn_utils.paper.numbers import CONTRASTS, NOT_APPLICABLE, PAPER
 from kn_utils.paper.sharing import intersections
+from kn_utils.stats import verdict
 
 NAN = math.nan
 VERDICTS = {"same direction and size", "same direction", "other size", "not reproduced", "no clear effect"}
@@ -86,8 +87,6 @@ def test_every_number_of_the_paper_is_in_the_ledger():
         (Interval(2, 1, 5), 0.0, "not reproduced"),
         (Interval(2, NAN, NAN), 2, "too few facts"),  # a single fact has no interval
         (Interval(NAN, NAN, NAN), 3, "too few facts"),
-        (NOT_RUN, 3, NOT_RUN),
-        (NOT_HERE, 3, NOT_HERE),
     ],
 )
 def test_verdicts_by_hand(ours, paper, expected):
@@ -132,8 +131,7 @@ def by_hand():
         for (o, k), values in conditions.items()
         for i, p in enumerate(np.array(values) ** factor)
     ]
-    nothing = pd.DataFrame()
-    return kn.Results({}, facts, pd.DataFrame(rows), nothing, nothing, nothing)
+    return kn.Results({}, facts, {"effects": pd.DataFrame(rows)})
 
 
 def test_a_ledger_by_hand(by_hand):
@@ -211,8 +209,7 @@ def test_contrasts_are_differences_of_rows(results):
 
 
 def test_what_was_left_out_is_marked(results):
-    nothing = {name: pd.DataFrame() for name in ("effects", "updates", "erasures", "activations")}
-    bare = kn.Results(results.about, results.facts, **nothing)
+    bare = kn.Results(results.about, results.facts)
     for table in (ledger(bare), contrasts(bare)):
         left_out = table.section != "neurons"
         assert (table[left_out].ours == NOT_RUN).all() and (table[left_out].verdict == NOT_RUN).all()
@@ -221,7 +218,7 @@ def test_what_was_left_out_is_marked(results):
 
 def test_a_relation_that_is_missing_is_marked(results):
     erasures = results.erasures[results.erasures.erased != "P106"]
-    without = kn.Results(results.about, results.facts, pd.DataFrame(), pd.DataFrame(), erasures, pd.DataFrame())
+    without = kn.Results(results.about, results.facts, {"erasures": erasures})
     for table in (ledger(without), contrasts(without)):
         row = table.set_index("quantity").loc["P106"]
         assert (row.ours, row.verdict) == (NOT_HERE, NOT_HERE)

@@ -25,8 +25,10 @@ from kn_utils.data import download
 from kn_utils.data.files import write_atomically
 from kn_utils.data.tables import write_table
 from kn_utils.lab.training import split_words
-from kn_utils.paper import description, runs
-from kn_utils.paper.results import ABOUT, TABLES
+from kn_utils.paper import __main__ as main
+from kn_utils.paper import description, experiments
+from kn_utils.paper.registry import EXPERIMENTS, Experiment, Plan, tables
+from kn_utils.paper.results import ABOUT
 from kn_utils.paper.shards import SHARD, Shards
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +40,7 @@ COMMAND = [sys.executable, "-m", "kn_utils.paper", *RUN]
 @pytest.fixture(scope="module")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.experiments, "EDITS_PER_RELATION", 2)
+        patch.setattr(experiments, "EDITS_PER_RELATION", 2)
         yield
 
 
@@ -91,8 +93,8 @@ def test_a_second_run_is_identical(finished, small_shards, tmp_path):
 
 
 def test_a_finished_run_is_read_not_repeated(finished, monkeypatch):
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
-    monkeypatch.setattr(runs.experiments, "suppress_amplify", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "suppress_amplify", None)
     assert run(finished[0]).facts.equals(finished[1].facts)
 
 
@@ -311,7 +313,7 @@ def test_runs_never_mix(finished):
 
 def test_experiments_can_be_left_out(small_shards, tmp_path):
     results = kn.run_experiments(n_facts=12, experiment="find", out=tmp_path)
-    assert len(results.facts) == 12 and all(getattr(results, table).empty for table in TABLES)
+    assert len(results.facts) == 12 and all(getattr(results, table).empty for table in tables())
     with one_line_error(ValueError, "experiment 'everything'", "suppress_amplify"):
         kn.run_experiments(n_facts=12, experiment="everything", out=tmp_path)
 
@@ -337,8 +339,27 @@ def test_another_chunk_takes_no_shard_of_other_facts(finished, small_shards, tmp
         run(folder, chunk=0)
 
 
+def test_an_experiment_is_one_entry(finished, small_shards, tmp_path, monkeypatch):
+    """It is a choice of the command, a stage of the run and a table of its results, which is empty in older files."""
+
+    def plan(run):
+        sizes = run.neurons.knowledge.map(len)
+        return Plan(len(run.facts), lambda rows: pd.DataFrame({"fact": rows, "size": sizes[rows]}))
+
+    monkeypatch.setitem(EXPERIMENTS, "count", Experiment("sizes", plan, chunk=0.5))
+    assert kn.read_results(finished[0]).sizes.empty
+    results = run(tmp_path, experiment="count")
+    assert results.sizes["size"].tolist() == finished[1].facts.knowledge.map(len).tolist()
+    assert results.sizes.columns.tolist() == ["fact", "size", "relation", "known"]
+    assert results.about["experiments"] == ["find", "count"] and results.effects.empty
+    assert len(list((tmp_path / "count").glob("*.parquet"))) == N_FACTS / 2
+    assert "count" in main.parser().format_help()
+    with pytest.raises(AttributeError, match="no 'weights'.*sizes"):
+        print(results.weights)
+
+
 def test_facts_that_cannot_be_asked_are_named_first(small_shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
     facts = kn.load_facts("lab", n_facts=3)
     kn.write_facts([*facts[:2], dataclasses.replace(facts[2], answer="Unheard-of")], tmp_path / "facts.json")
     with one_line_error(ValueError, "'Unheard-of'"):
@@ -348,7 +369,7 @@ def test_facts_that_cannot_be_asked_are_named_first(small_shards, tmp_path, monk
 def test_the_cache_is_found_again(monkeypatch, tmp_path):
     monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
     kn.run_experiments(n_facts=12, experiment="find")
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
     assert len(kn.run_experiments(n_facts=12, experiment="find").facts) == 12
 
 
@@ -366,7 +387,10 @@ def test_bad_result_files_are_named(finished, tmp_path):
     older = tmp_path / "older.parquet"
     table = pq.read_table(finished[0] / "results.parquet")
     pq.write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
-    with one_line_error(ValueError, older, "erasures", "run again"):
+    results = kn.read_results(older)
+    assert results.erasures.empty and results.effects.equals(finished[1].effects)
+    pq.write_table(table.drop_columns(["random"]).replace_schema_metadata(table.schema.metadata), older)
+    with one_line_error(ValueError, older, "random", "run again"):
         kn.read_results(older)
 
 
@@ -394,7 +418,7 @@ def test_a_causal_model_is_asked_what_it_can_answer(small_shards, tmp_path):
 
 
 def test_no_fact_for_a_causal_model(tmp_path):
-    kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", ("[MASK] of Ireland",) * 3)], tmp_path / "facts.json")
+    kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", ("[MASK] of Ireland", "[MASK] in Ireland", "[MASK], Ireland"))], tmp_path / "facts.json")
     with one_line_error(ValueError, "facts.json", "lab-causal", "end with [MASK]"):
         kn.run_experiments("lab-causal", tmp_path / "facts.json", out=tmp_path / "run")
 

@@ -8,6 +8,7 @@ import pytest
 
 from kn_utils.models import Neuron
 from kn_utils.paper import sharing
+from kn_utils.paper.akin import akin_relations
 from kn_utils.paper.sharing import CELLS, commonest, describe, held, identical, parts, shared
 
 
@@ -87,9 +88,8 @@ def test_the_four_cells_of_four_facts():
 
 def test_relations_are_akin_from_a_quarter_of_their_answers_on():
     facts = table(*(("P1", a) for a in "abc"), *(("P2", a) for a in "cde"), *(("P3", a) for a in "cd"))
-    relation, answer = (pd.factorize(facts[column])[0] for column in ("relation", "answer"))
-    akin = sharing._akin(relation, answer)  # in common: 1 of 5, 1 of 4, 2 of 3
-    assert akin.tolist() == [[True, False, True], [False, True, True], [True, True, True]]
+    akin = akin_relations(facts.relation, facts.answer)  # in common: 1 of 5, 1 of 4, 2 of 3
+    assert akin == {"P1": ["P3"], "P2": ["P3"], "P3": ["P1", "P2"]}
 
 
 def test_parts_of_a_fact():

@@ -15,7 +15,8 @@ from ..attribution import MEASURES
 from ..checks import count
 from ..command_line import one_line_errors
 from ..models import PRECISIONS
-from .runs import CHUNK, EXPERIMENTS, run_experiments
+from .registry import choices
+from .runs import CHUNK, run_experiments
 
 
 def main():
@@ -36,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kn_utils.paper", description=__doc__)
     parser.add_argument("--model", default="lab", help="'lab', a Hugging Face id, or a folder")
     parser.add_argument("--facts", default="lab", help="'lab', 'pararel', or a file in ParaRel's format")
-    parser.add_argument("--experiment", default="all", choices=EXPERIMENTS)
+    parser.add_argument("--experiment", default="all", choices=choices())
     parser.add_argument("--relations", nargs="+", action="extend", help="such as P36 P19; all by default")
     parser.add_argument("--n-facts", type=int, help="a sample of at most so many, spread over the relations; else all")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and of all random choices, from 0")

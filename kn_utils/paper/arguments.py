@@ -1,17 +1,16 @@
 """The arguments of a run: each is used, or refused with one line before a model is loaded."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from ..attribution import MEASURES
 from ..checks import one_of, shown
-from ..facts import Fact, relation_id
+from ..facts import relation_id
 from ..models import PRECISIONS
-
-EXPERIMENTS = ("all", "find", "suppress_amplify", "update", "erase", "prompts")
+from .registry import choices
 
 
 def check_names(model, facts, prompts, out, device) -> None:
@@ -44,7 +43,7 @@ def check_names(model, facts, prompts, out, device) -> None:
 
 def check_choices(experiment, measure, precision) -> None:
     """Raise a ValueError for a choice that is unknown."""
-    one_of("experiment", experiment, EXPERIMENTS)
+    one_of("experiment", experiment, choices())
     one_of("measure", measure, MEASURES)
     one_of("precision", precision, PRECISIONS)
 
@@ -70,21 +69,6 @@ def check_relations(relations) -> list[str] | None:
             raise ValueError(f"relation {relation!r} is given twice: pass each relation once")
         seen.add(relation_id(relation))
     return relations
-
-
-def check_experiment(experiment: str, facts: Sequence[Fact], erased: Sequence[str]) -> None:
-    """Raise a ValueError if the one experiment that is asked for has nothing to do with these facts."""
-    present = dict.fromkeys(relation_id(fact.relation) for fact in facts)
-    if experiment == "erase" and not present.keys() & set(erased):
-        raise ValueError(
-            f"experiment 'erase' erases {', '.join(erased)}, and the facts are of {', '.join(present)}: choose facts "
-            "of one of these relations, or another experiment"
-        )
-    if experiment == "update" and len({(f.relation, f.answer) for f in facts}) == len({f.relation for f in facts}):
-        raise ValueError(
-            "experiment 'update' gives a fact another answer of its relation, and no relation here has two: choose "
-            "more facts, or another experiment"
-        )
 
 
 def name_or_path(name: str, value, remedy: str) -> None:

@@ -10,11 +10,10 @@ from ..data.bingrel import Bag
 from ..facts import Fact
 from ..models import LanguageModel, weights_digest
 from . import experiments
-from .stages import MEASURED
 
 CODE = (  # the files on which the numbers depend
     "models.py loading.py prompts.py engine/*.py attribution.py refinement.py editing.py asking.py "
-    "paper/experiments.py paper/prompt_types.py paper/stages.py"
+    "paper/experiments.py paper/registry.py paper/akin.py paper/prompt_types.py paper/stages.py"
 ).split()
 
 
@@ -22,7 +21,7 @@ def describe(
     lm: LanguageModel, model: str, facts: Sequence[Fact], source: str, seed: int, bags: list[Bag], measure: str
 ) -> dict:
     """All that the results depend on, and its fingerprint."""
-    constants = ("THRESHOLDS", "FACTORS", "ERASED", "N_ERASED", "OWN", "EDITS_PER_RELATION", "BYSTANDERS")
+    constants = ("THRESHOLDS", "FACTORS", "ERASED", "N_ERASED", "OWN", "EDITS_PER_RELATION", "BYSTANDERS", "MEASURED")
     about = {
         "model": model,
         "revision": getattr(lm.model.config, "_commit_hash", None),
@@ -36,7 +35,7 @@ def describe(
         "seed": seed,
         "measure": measure,
         "precision": lm.precision,
-        "parameters": {name.lower(): getattr(experiments, name) for name in constants} | {"measured": MEASURED},
+        "parameters": {name.lower(): getattr(experiments, name) for name in constants},
         "code": code_digest(),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }

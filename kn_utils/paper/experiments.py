@@ -13,7 +13,7 @@ from random import Random
 
 import pandas as pd
 
-from ..asking import MEASURES, ask, ask_scaled
+from ..asking import METRICS, ask, ask_scaled
 from ..attribution import ffn_activations, knowledge_attributions
 from ..checks import count, integer, list_of, neuron_sets, same_length
 from ..editing import erase_relation, update_fact
@@ -29,6 +29,7 @@ N_ERASED = 20  # value slots
 OWN = 0.1  # of the relation's other facts: below it a neuron is the fact's own (section 5.1)
 EDITS_PER_RELATION = 10
 BYSTANDERS = 30  # facts of the same relation, and as many of others, that are asked inside each edit
+MEASURED = 4000  # facts that are asked after each erasure, at most
 MOST_ACTIVATED = 100  # neurons per fact kept to match the number of knowledge neurons
 
 
@@ -88,7 +89,7 @@ def suppress_amplify(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataF
 
     Returns:
         One row per fact, prompts ("find", "heldout"), operation ("none", "suppress", "amplify") and kind: the
-        measures of `ask`, means over the prompts.
+        metrics of `ask`, means over the prompts.
     """
     facts = _facts(facts)
     same_length(facts=facts, neurons=neurons)
@@ -98,7 +99,7 @@ def suppress_amplify(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataF
     for which in ("find", "heldout"):
         measured = ask_scaled(lm, facts, changes, heldout=which == "heldout")
         for (operation, kind), table in zip([("none", "none"), *conditions], measured, strict=True):
-            means = table[MEASURES].rename_axis("fact").reset_index()
+            means = table[list(METRICS)].rename_axis("fact").reset_index()
             tables.append(means.assign(prompts=which, operation=operation, kind=kind))
     return pd.concat(tables, ignore_index=True)
 

@@ -7,16 +7,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ..checks import finite
 from ..facts import relation_id
-from ..stats import Interval, bootstrap, mean_interval
+from ..stats import Interval, mean_interval, perplexity_growth, perplexity_increase, verdict
 from .experiments import ERASED
 from .numbers import CONTRASTS, PAPER
 from .results import Results
 
 NOT_RUN = "not run"
 NOT_HERE = "relation not in these facts"
-LIKE = 2.0  # of like size: ours is between half and twice the paper's number
 COLUMNS = ["section", "quantity", "unit", "paper", "version", "mark"]
 _UNKNOWN = Interval(np.nan, np.nan, np.nan)
 
@@ -71,36 +69,12 @@ def is_amount(section: str, quantity: str) -> bool:
     return section == "neurons" or " rate, " in quantity
 
 
-def verdict(ours: Interval | str, paper: float, signed: bool = True) -> str:
-    """Our number judged by the paper's; what is no number stays.
-
-    Returns:
-        "no clear effect": our interval holds 0, and the paper's number is not 0. "same direction and size": the
-        paper's number lies within our interval, or ours is between half and twice the paper's. Otherwise
-        "same direction" or "not reproduced", by the sign; "other size" if not `signed`.
-    """
-    paper = finite("paper", paper)
-    if isinstance(ours, str):
-        return ours
-    if not np.isfinite(ours).all():
-        return "too few facts"
-    if ours.low <= 0 <= ours.high and paper != 0:
-        return "no clear effect"
-    same_sign = ours.value * paper > 0
-    like = same_sign and abs(paper) / LIKE <= abs(ours.value) <= LIKE * abs(paper)
-    if like or ours.low <= paper <= ours.high:
-        return "same direction and size"
-    if not signed:
-        return "other size"
-    return "same direction" if same_sign else "not reproduced"
-
-
 def measure(results: Results) -> dict[tuple[str, str], Interval | str]:
     """Our value of each quantity of the ledger that the run can give, in the paper's unit."""
     found = {key: _mean(sample) for key, sample in samples(results).items()}
     for name, log_p in _perplexities(results.updates).items():
         for kind in ("knowledge", "random"):
-            found["update", f"{name}, {kind}"] = _growth(log_p["none"], log_p[kind])
+            found["update", f"{name}, {kind}"] = _or_few(perplexity_increase, log_p["none"], log_p[kind])
     return found | {("erase", name): value for name, value in _erasures(results.erasures)[0].items()}
 
 
@@ -109,7 +83,8 @@ def measure_contrasts(results: Results) -> dict[tuple[str, str, str], Interval |
     values, names = samples(results), _perplexities(results.updates)
     found = {(s, a, b): _mean(values[s, a] - values[s, b]) for s, a, b in CONTRASTS if (s, a) in values}
     for name, log_p in names.items():
-        found["update", f"{name}, knowledge", f"{name}, random"] = _growth(log_p["random"], log_p["knowledge"])
+        pair = log_p["random"], log_p["knowledge"]
+        found["update", f"{name}, knowledge", f"{name}, random"] = _or_few(perplexity_increase, *pair)
     own = _erasures(results.erasures)[1]
     return found | {("erase", erased, "most harmed other relation"): value for erased, value in own.items()}
 
@@ -176,27 +151,32 @@ def _erasures(erasures: pd.DataFrame) -> tuple[dict[str, Interval | str], dict[s
         if (erased, "knowledge") not in log_p.columns:
             found[erased] = above[erased] = NOT_HERE
             continue
-        loss = log_p["none", "none"] - log_p[erased, "knowledge"]
-        growth = {name: _or_few(_percent, rows) for name, rows in loss.groupby(relation)}
+        pair = log_p["none", "none"], log_p[erased, "knowledge"]
+        rows_of = relation.groupby(relation).groups.items()
+        growth = {name: _percent(perplexity_growth(*(log_p[rows] for log_p in pair))) for name, rows in rows_of}
         found[erased], above[erased] = growth.pop(erased, _UNKNOWN), _UNKNOWN
         others += growth.values()
         if growth:
             worst = max(growth, key=lambda name: growth[name].value)
-            above[erased] = _percent_above(loss[relation == erased], loss[relation == worst])
+            loss = pair[0] - pair[1]
+            above[erased] = _growth_above(loss[relation == erased], loss[relation == worst])
     ranked = sorted(others, key=lambda growth: growth.value) or [_UNKNOWN]
     return found | {"least harmed other relation": ranked[0], "most harmed other relation": ranked[-1]}, above
 
 
-def _percent(loss, axis):
-    """Growth of perplexity, exp of the mean -log P."""
-    return 100 * np.expm1(loss.mean(axis))
+def _percent(interval: Interval) -> Interval:
+    return Interval(*(100 * x for x in interval))
 
 
-def _percent_above(own: pd.Series, other: pd.Series) -> Interval:
-    """Growth of one relation minus that of another, the facts of each resampled apart."""
+def _growth_above(own: pd.Series, other: pd.Series) -> Interval:
+    """Growth of one relation's perplexity minus that of another in percent, the facts of each resampled apart.
+
+    Args:
+        own, other: log P(answer) before minus log P(answer) after, of each fact.
+    """
 
     def difference(one, two, axis):
-        return _percent(one, axis) - _percent(two, axis)
+        return 100 * (np.expm1(one.mean(axis)) - np.expm1(two.mean(axis)))
 
     own, other = own.to_numpy(), other.to_numpy()
     if min(len(own), len(other)) < 2:
@@ -207,18 +187,12 @@ def _percent_above(own: pd.Series, other: pd.Series) -> Interval:
     return Interval(float(difference(own, other, 0)), *map(float, result.confidence_interval))
 
 
-def _growth(before: pd.Series, after: pd.Series) -> Interval:
-    """Increase of perplexity, edits resampled in pairs."""
-    return _or_few(lambda b, a, axis: np.exp(-a.mean(axis)) - np.exp(-b.mean(axis)), before, after)
-
-
 def _mean(sample: pd.Series) -> Interval:
-    sample = sample.dropna()
-    return mean_interval(sample) if len(sample) else _UNKNOWN
+    return _or_few(mean_interval, sample.dropna())
 
 
-def _or_few(statistic: Callable, *values: pd.Series) -> Interval:
-    return bootstrap(statistic, *values) if len(values[0]) else _UNKNOWN
+def _or_few(interval_of: Callable[..., Interval], *values: pd.Series) -> Interval:
+    return interval_of(*values) if len(values[0]) else _UNKNOWN
 
 
 def _checked(run: Results | None, name: str) -> Results | None:
@@ -230,5 +204,6 @@ def _checked(run: Results | None, name: str) -> Results | None:
 def _judged(table: pd.DataFrame, keys: list, signed: list[bool], ours: dict, bert: dict | None) -> pd.DataFrame:
     for name, column, found in (("ours", "verdict", ours), ("bert", "bert_verdict", bert or {})):
         table[name] = [found.get(key, NOT_RUN) for key in keys]
-        table[column] = [verdict(*row) for row in zip(table[name], table.paper, signed, strict=True)]
+        rows = zip(table[name], table.paper, signed, strict=True)
+        table[column] = [ours if isinstance(ours, str) else verdict(ours, *row) for ours, *row in rows]
     return table[[*table.columns.drop(["verdict", "bert_verdict"]), "verdict", "bert_verdict"]]

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,9 @@ from ..data.files import one_line, parse_json
 from ..data.tables import read_table, write_table
 from ..models import Neuron
 from .experiments import KINDS
+from .registry import tables
 
 COLUMNS = ("subject", "relation", "answer", "n_prompts", "share", "known")
-TABLES = ("effects", "updates", "erasures", "activations")  # several rows per fact, stored with it as a list
 FORMER_KINDS = {"baseline": "activation", "matched": "most active"}  # in result files of older versions
 ABOUT = b"kn_utils run"  # the key of the description in the file's metadata
 
@@ -28,18 +28,19 @@ class Results:
         about: model, weights, versions, parameters, n_layers, n_neurons, ...
         facts: one row per fact: subject, relation, answer, n_prompts, share (p), known; knowledge, activation, most
             active and random, each a set of Neuron; scores, {Neuron: mean attribution} above 0.1 of the highest.
-        effects: of `suppress_amplify`, with relation and known; empty if the run left it out, as the next three.
-        updates: of `update_facts`, with relation and known.
-        erasures: of `erase_relations`, with relation.
-        activations: of `activations_by_type`, with relation.
+        tables: of the experiments, by their names in the registry, with relation and known of each row's fact. Each is
+            an attribute, too, empty if the run left it out: effects (of `suppress_amplify`), updates (`update_facts`),
+            erasures (`erase_relations`), activations (`activations_by_type`).
     """
 
     about: dict
     facts: pd.DataFrame
-    effects: pd.DataFrame
-    updates: pd.DataFrame
-    erasures: pd.DataFrame
-    activations: pd.DataFrame
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> pd.DataFrame:
+        if name in tables():
+            return self.tables.get(name, pd.DataFrame())
+        raise AttributeError(f"results have no {name!r}: choose one of about, facts, {', '.join(tables())}")
 
     @property
     def n_layers(self) -> int:
@@ -70,7 +71,7 @@ def read_results(path: str | Path) -> Results:
     if raw is None:
         raise ValueError(f"{str(path)!r} is no result file of `python -m kn_utils.paper`: pass one, or its folder")
     table = table.rename_columns([FORMER_KINDS.get(column, column) for column in table.column_names])
-    if missing := {*COLUMNS, *KINDS, *TABLES, "scores"} - {*table.column_names}:
+    if missing := {*COLUMNS, *KINDS, "scores"} - {*table.column_names}:
         raise ValueError(f"{name} of another version lacks {', '.join(sorted(missing))}: run again")
     about = parse_json(raw, f"the description in {name}", "run again")
     sizes = [about.get(size) for size in ("n_layers", "n_neurons")] if isinstance(about, dict) else []
@@ -87,13 +88,16 @@ def read_results(path: str | Path) -> Results:
     return results
 
 
-def write_results(path: str | Path, about: dict, facts: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> Results:
-    """Write the result file, at once, and return what `read_results` reads from it."""
+def write_results(path: str | Path, about: dict, facts: pd.DataFrame, made: dict[str, pd.DataFrame]) -> Results:
+    """Write the result file, at once, and return what `read_results` reads from it.
+
+    The rows of a table stand with their fact, as a list; no list, if the table was not `made`.
+    """
     packed = facts.copy()
     for name in (*KINDS, "scores"):
         packed[name] = facts[name].map(neuron_lists)
-    for name in TABLES:
-        packed[name] = _nest(tables.get(name), len(facts))
+    for name in tables():
+        packed[name] = _nest(made.get(name), len(facts))
     table = pa.Table.from_pandas(packed, preserve_index=False)
     table = table.replace_schema_metadata({ABOUT: json.dumps(about, sort_keys=True)})
     write_table(table, path)
@@ -142,20 +146,21 @@ def _nest(rows: pd.DataFrame | None, n_facts: int) -> list[list[dict] | None]:
 
 
 def _unpack(table: pa.Table, about: dict) -> Results:
-    facts = table.drop_columns(list(TABLES)).to_pandas()
+    there = [name for name in tables() if name in table.column_names]  # an older file may lack some
+    facts = table.drop_columns(there).to_pandas()
     for kind in KINDS:
         facts[kind] = facts[kind].map(neurons_of).map(set)
     facts["scores"] = facts.scores.map(scores_of)
-    tables = []
-    for name in TABLES:
-        lists = table.column(name).combine_chunks()
-        rows = pd.DataFrame(lists.flatten().to_pylist()) if pa.types.is_list(lists.type) else pd.DataFrame()
-        if len(rows):
-            sizes = [size or 0 for size in lists.value_lengths().to_pylist()]
-            fact = facts.index.repeat(sizes)
-            rows.insert(0, "fact", fact)
-            rows = rows.assign(relation=facts.relation[fact].to_numpy(), known=facts.known[fact].to_numpy())
-            if "kind" in rows:
-                rows["kind"] = rows.kind.replace(FORMER_KINDS)
-        tables.append(rows)
-    return Results(about, facts, *tables)
+    return Results(about, facts, {name: _rows(table.column(name).combine_chunks(), facts) for name in there})
+
+
+def _rows(lists: pa.Array, facts: pd.DataFrame) -> pd.DataFrame:
+    """A table from the list of rows that each fact has in it."""
+    rows = pd.DataFrame(lists.flatten().to_pylist()) if pa.types.is_list(lists.type) else pd.DataFrame()
+    if not len(rows):
+        return rows
+    fact = facts.index.repeat([size or 0 for size in lists.value_lengths().to_pylist()])
+    rows.insert(0, "fact", fact)
+    if "kind" in rows:
+        rows["kind"] = rows.kind.replace(FORMER_KINDS)
+    return rows.assign(relation=facts.relation[fact].to_numpy(), known=facts.known[fact].to_numpy())

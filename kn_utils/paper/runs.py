@@ -13,15 +13,13 @@ from ..editing import check_update
 from ..facts import load_facts
 from ..loading import load_model
 from ..prompts import askable
-from . import experiments
-from .arguments import EXPERIMENTS, check_choices, check_experiment, check_names, check_relations
+from .arguments import check_choices, check_names, check_relations
 from .description import describe
 from .folder import check_folder, usable
 from .prompt_types import bags_of
+from .registry import EXPERIMENTS
 from .results import Results
 from .stages import Run
-
-__all__ = ["CHUNK", "EXPERIMENTS", "run_experiments"]
 
 CHUNK = 64  # facts in one shard
 
@@ -48,7 +46,8 @@ def run_experiments(
     Args:
         model, device, precision: as `load_model` takes them.
         facts, relations, n_facts: as `load_facts` takes them. A causal model is asked those that are `askable`.
-        experiment: one of EXPERIMENTS; all begin with finding. What `out` holds already stays in the result file.
+        experiment: "all", "find" or one of `EXPERIMENTS`; all begin with finding. What `out` holds already stays in
+            the result file.
         seed: of the sample and of all random choices, from 0.
         prompts: "bingrel" or a folder of its files, for the prompt types of facts that come from a ParaRel file.
         out: the folder of the run. By default one in the user's cache, which the same call finds again.
@@ -70,14 +69,17 @@ def run_experiments(
     if out is not None:
         check_folder(Path(out))
     loaded = load_facts(source, relations, n_facts, seed)
-    check_experiment(experiment, loaded, experiments.ERASED)
+    alone = EXPERIMENTS.get(experiment)  # what is asked for alone must have something to do
+    if alone:
+        alone.check(loaded)
     lm = load_model(model, device, precision)
-    if experiment == "update":
+    if alone and alone.needs_update:
         check_update(lm)
     chosen = askable(lm, loaded)
     if not chosen:
         raise ValueError(f"no fact of {source!r} can be asked of {model!r}: give facts prompts that end with [MASK]")
-    check_experiment(experiment, chosen, experiments.ERASED)
+    if alone:
+        alone.check(chosen)
     bags = bags_of(chosen, source, prompts)
     about = describe(lm, model, chosen, source, seed, bags, measure)
     folder = Path(out or cache_folder() / "runs" / about["fingerprint"][:16])

@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 from ..checks import count, neuron_set
 from ..models import Neuron
 from ..stats import Interval, bootstrap, mean_interval
+from .akin import akin_relations
 
 CELLS = (  # the other facts, as one fact sees them; the last two split the fourth
     "same relation, same answer",
@@ -20,7 +21,6 @@ CELLS = (  # the other facts, as one fact sees them; the last two split the four
     "unlike relation, other answer",
 )
 PARTS = ("relation", "answer", "some", "few")
-AKIN = 0.25  # share of the answers of two relations that they have in common (Jaccard), to be called akin
 MOST = 0.5
 FEW = 0.1  # of the relation's facts: below it the paper calls a neuron the fact's own (section 5.1)
 ENOUGH = 2  # facts in a cell, before "most of them" means anything
@@ -105,7 +105,8 @@ def holder_shares(facts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     own_size = np.bincount(itself)[itself]
 
     relation, answer = (pd.factorize(pairs.get_level_values(level))[0] for level in (0, 1))
-    akin = _akin(relation, answer)[relation][:, relation]
+    names, others = pairs.get_level_values(0), akin_relations(facts.relation, facts.answer)
+    akin = np.array([names.isin(others[name]) for name in names])
     same_relation, same_answer = (codes[:, None] == codes for codes in (relation, answer))
     cells = {
         "same relation": same_relation,
@@ -144,14 +145,6 @@ def _same_fact(facts: pd.DataFrame) -> np.ndarray:
     if "subject" not in facts:
         return np.arange(len(facts))
     return facts.groupby(["subject", "relation", "answer"], sort=False, dropna=False).ngroup().to_numpy()
-
-
-def _akin(relation: np.ndarray, answer: np.ndarray) -> np.ndarray:
-    """Which pairs of relations have at least `AKIN` of their answers in common.  # bool (relations, relations)"""
-    answers = np.zeros((relation.max() + 1, answer.max() + 1), dtype=int)
-    answers[relation, answer] = 1
-    common, number = answers @ answers.T, answers.sum(1)
-    return common >= AKIN * (number[:, None] + number - common)
 
 
 def shared(facts: pd.DataFrame, shares: pd.DataFrame, sizes: pd.DataFrame) -> dict[str, dict]:
