@@ -64,6 +64,7 @@ def test_the_page_has_an_example_of_everything_one_adds():
 def test_no_import_runs_up():
     """Equal, so that an import that no longer runs up leaves the list of those that do."""
     assert {(start, end) for start, end in arrows() if level(start) >= level(end)} == RUN_UP
+    assert ("Dashed arrows" in PAGE) == bool(RUN_UP)
 
 
 def test_nothing_imports_in_a_circle():
