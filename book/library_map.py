@@ -74,21 +74,18 @@ def _nodes_that_run(node: ast.AST):
 
 
 def _imported(node: ast.ImportFrom, importing: str, is_folder: bool, modules) -> set[str]:
-    """The modules of the package that an import names."""
+    """The modules of the package that `from ... import ...` names; what is no module comes from the one it stands in."""
+    named = (node.module or "").split(".")
     if node.level:
         parts = importing.split(".")
-        base = parts[: len(parts) - node.level + is_folder]
-    elif (node.module or "").split(".")[0] == PACKAGE.name:
-        return _existing(node.module.split(".")[1:], node, modules)
+        source = [*parts[: len(parts) - node.level + is_folder], *named]
+    elif named[0] == PACKAGE.name:
+        source = named[1:]
     else:
         return set()
-    return _existing([*base, *(node.module or "").split(".")], node, modules)
-
-
-def _existing(parts: list[str], node: ast.ImportFrom, modules) -> set[str]:
-    source = ".".join(part for part in parts if part)
-    found = {".".join(filter(None, [source, alias.name])) for alias in node.names}
-    return {name if name in modules else source for name in found}
+    source = ".".join(filter(None, source))
+    names = {f"{source}.{alias.name}".lstrip(".") for alias in node.names}
+    return {name if name in modules else source for name in names}
 
 
 def arrows(package: Path = PACKAGE) -> set[tuple[str, str]]:
