@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .checks import finite_logits, list_of, one_of
+from .checks import finite_logits, list_of, one_of, shown
 from .engine import batches, n_rows, run_with_cache, unique
 from .engine.gradients import gradients_at, odds_if_written, runs
 from .engine.integration import integrate
@@ -27,6 +27,13 @@ def ffn_activations(lm: LanguageModel, prompts: Sequence[str]) -> Tensor:
 
     Returns:
         (prompts, layers, neurons), after the GELU.
+
+    Raises:
+        ValueError: no prompts, one that does not suit the model, or logits that are not finite.
+
+    Example:
+        >>> kn.ffn_activations(lm, fact.prompts).shape
+        torch.Size([9, 4, 512])
     """
     questions, which = unique(lm, first_questions(lm, prompts))
     activations = _empty(lm, len(questions))
@@ -67,7 +74,8 @@ def knowledge_attribution(
             over each fact's own), or a tensor (layers, neurons), or (prompts, layers, neurons) with one per prompt.
         measure: "probability" or "log_probability" (natural); only the latter for answers of several tokens.
         exact_steps: evaluate every point of a sum. By default a Radau rule with fewer nodes stands for it wherever
-            that is right to 1e-5 of the highest score (1e-3 with products coarser than float32).
+            that is right to 1e-5 of the highest score (1e-3 with products coarser than float32). A model with ReLUs
+            has kinks that few nodes can miss: there every point is evaluated always.
         per_token: do not sum over an answer's tokens. Each has a row of its own, prompt by prompt.
 
     Returns:
@@ -76,17 +84,24 @@ def knowledge_attribution(
     Raises:
         ValueError: an unknown rule, path, baseline or measure, n_steps below 1, a prompt that does not suit the model,
             an answer outside the vocabulary, or of several tokens if the measure is "probability".
+
+    Example:
+        >>> scores = kn.knowledge_attribution(lm, fact.prompts, fact.answer)
+        >>> scores.shape
+        torch.Size([9, 4, 512])
+        >>> scores.sum((0, 2)).argmax().item()  # the layer whose neurons add the most
+        2
     """
     one_of("path", path, PATHS)
     prompts = as_list(prompts)
-    answers = [answer] * len(prompts) if isinstance(answer, str) else list(answer)
+    answers = [answer] * len(prompts) if isinstance(answer, str) else list_of("answer", answer, str)
     asked = questions_for(lm, prompts, answers)
     check_measure(measure, asked, answers)
     start = _baseline(lm, prompts, baseline)[asked.prompt]  # (questions, layers, neurons)
     points = riemann_points(rule, n_steps)
     if path == "neuron":
         scores = ablation_effects(lm, asked, start, measure)
-    elif exact_steps or rule == "gauss-legendre":
+    elif exact_steps or rule == "gauss-legendre" or not lm.is_smooth:
         scores = sum_over_points(lm, asked, start, points, measure)
     else:
         scores = integrate(lm, asked.questions, asked.targets, start, points, measure)
@@ -98,7 +113,7 @@ def knowledge_attribution(
 def sum_over_points(
     lm: LanguageModel, asked: Questions, baseline: Tensor, points: tuple[Tensor, Tensor], measure: str
 ) -> Tensor:
-    """The definition (section 3.1), a layer's neurons moved together as in the released code. With baseline 0:
+    """The definition (section 3.1), a layer's neurons moved together as in the released code. With baseline 0::
 
         Attr(w_i) = w_i * sum over k of weight_k * dP(alpha_k w) / dw_i
 
@@ -156,8 +171,24 @@ def knowledge_attributions(lm: LanguageModel, facts: Iterable[Fact], **options) 
 
     A fact's scores do not depend on the facts beside it: baseline "mean" is each neuron's mean over the fact's own
     prompts.
+
+    Args:
+        options: of `knowledge_attribution`.
+
+    Raises:
+        TypeError: what is no list of facts.
+        ValueError: baseline "mean" for a fact with one prompt, and what `knowledge_attribution` raises.
+
+    Example:
+        >>> [tuple(scores.shape) for scores in kn.knowledge_attributions(lm, facts[:2])]
+        [(9, 4, 512), (9, 4, 512)]
     """
     facts, scores, baseline = list_of("facts", facts, Fact), [], options.pop("baseline", "zero")
+    for fact in facts:
+        if not fact.prompts:
+            raise ValueError(f"fact {fact.subject!r} has no prompts that find neurons: give it some, or leave it out")
+    if not isinstance(baseline, str) and getattr(baseline, "ndim", 2) != 2:
+        raise ValueError("baseline is one for each prompt: pass one for all facts, (layers, neurons), or a name")
     with tqdm(total=len(facts), desc="Attribution", unit="fact") as progress:
         size = max(8, n_rows(lm, 12) // 8)  # so that the prompts of one length fill a pass
         for start in range(0, len(facts), size):
@@ -191,7 +222,10 @@ def _baseline(lm, prompts: Sequence[str], baseline: str | Tensor) -> Tensor:
         return (zero if baseline == "zero" else ffn_activations(lm, prompts).mean(0)).expand(n_prompts, -1, -1)
     if isinstance(baseline, str):
         raise ValueError(f"baseline {baseline!r} is unknown: choose one of {BASELINES}, or pass a tensor")
-    baseline = torch.as_tensor(baseline)
+    try:
+        baseline = torch.as_tensor(baseline).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"baseline is {shown(baseline)}: pass one of {BASELINES}, or a tensor {shape}") from None
     if baseline.shape not in (shape, (n_prompts, *shape)):
         raise ValueError(f"baseline has shape {tuple(baseline.shape)}: pass a tensor (layers, neurons), {shape}")
     if not torch.isfinite(baseline).all():

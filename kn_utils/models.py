@@ -73,7 +73,12 @@ PRECISIONS = ("float32", "tf32", "float16")
 
 
 class Neuron(NamedTuple):
-    """One FFN neuron: `layer` and `index`, both from 0."""
+    """One FFN neuron: `layer` and `index`, both from 0.
+
+    Example:
+        >>> kn.Neuron(layer=2, index=13) in neurons
+        True
+    """
 
     layer: int
     index: int
@@ -81,7 +86,14 @@ class Neuron(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A language model in evaluation mode, its parameters frozen, and its tokenizer."""
+    """A language model in evaluation mode, its parameters frozen, and its tokenizer; `load_model` makes one.
+
+    Example:
+        >>> lm.kind, lm.n_layers, lm.n_neurons, lm.hidden_size
+        ('masked', 4, 512, 128)
+        >>> lm.value_slot(kn.Neuron(layer=2, index=13)).shape
+        torch.Size([128])
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -93,10 +105,12 @@ class LanguageModel:
 
     @property
     def architecture(self) -> Architecture:
+        """Where this model keeps its FFNs, and how it is asked."""
         return ARCHITECTURES[self.model.config.model_type]
 
     @property
     def kind(self) -> str:
+        """It answers at `[MASK]` ("masked"), after the prompt ("causal") or in the decoder ("seq2seq")."""
         return self.architecture.kind
 
     def norm(self, layer: int) -> nn.Module | None:
@@ -124,6 +138,11 @@ class LanguageModel:
         return getattr(self.model.get_submodule(parent), name)
 
     @property
+    def is_smooth(self) -> bool:
+        """Whether its activation functions have no kinks, so that few nodes can stand for many points of a path."""
+        return not any(isinstance(module, nn.ReLU) for module in self.model.modules())
+
+    @property
     def max_tokens(self) -> int:
         """The longest prompt that the model can read, special tokens included."""
         config = self.model.config
@@ -134,6 +153,7 @@ class LanguageModel:
 
     @property
     def n_layers(self) -> int:
+        """Layers with an FFN; of a seq2seq model those of the decoder."""
         return len(self.down_projections)
 
     @property
@@ -143,14 +163,17 @@ class LanguageModel:
 
     @property
     def hidden_size(self) -> int:
+        """The width of the residual stream."""
         return self.value_slots(0).shape[0]
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.down_projections[0].weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights, float32 as a rule."""
         return self.down_projections[0].weight.dtype
 
     def value_slots(self, layer: int) -> Tensor:
@@ -163,7 +186,11 @@ class LanguageModel:
         return self.value_slots(neuron.layer)[:, neuron.index]
 
     def embedding(self, token: str) -> Tensor:
-        """The input embedding of the one-token string `token`.  # (hidden,)"""
+        """The input embedding of the one-token string `token`.  # (hidden,)
+
+        Raises:
+            ValueError: a text that is not one token.
+        """
         return self.model.get_input_embeddings().weight[answer_id(self, token)]
 
     @contextmanager
@@ -199,7 +226,7 @@ def answer_ids(lm: LanguageModel, answer: str, before: str = "a ") -> list[int]:
     """
     if not isinstance(answer, str):
         raise ValueError(f"answer {answer!r} is no text: pass a string")
-    answer, spaced = answer.strip(), before[-1:].isspace()
+    answer, spaced = answer.strip(), before.endswith(" ")
     start = "a" if spaced else before[-1:]
     text = start + " " * spaced + answer
     first, both = (lm.tokenizer(t, add_special_tokens=False)["input_ids"] if t else [] for t in (start, text))

@@ -6,6 +6,7 @@ tokens before (teacher forcing).
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import list_of
 from .facts import Fact
 from .models import LanguageModel, answer_ids
 
@@ -49,7 +51,7 @@ def questions_for(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequ
     """
     prompts = as_list(prompts)
     first = first_questions(lm, prompts)
-    answers = [answers] * len(prompts) if isinstance(answers, str) else list(answers)
+    answers = [answers] * len(prompts) if isinstance(answers, str) else list_of("answers", answers, str)
     if len(answers) != len(prompts):
         raise ValueError(f"there are {len(answers)} answers for {len(prompts)} prompts: pass one, or one for each")
     ids = cache(lambda answer, before: answer_ids(lm, answer, before))
@@ -115,7 +117,7 @@ def as_list(prompts: Iterable[str]) -> list[str]:
     """The prompts as a list, if they are some."""
     if isinstance(prompts, str):
         raise ValueError(f"prompts is the string {prompts!r}: pass a list of prompts, such as [{prompts!r}]")
-    prompts = list(prompts)
+    prompts = list_of("prompts", prompts, str)
     if not prompts:
         raise ValueError(f"prompts is empty: pass at least one prompt with one {SLOT}")
     return prompts
@@ -123,11 +125,13 @@ def as_list(prompts: Iterable[str]) -> list[str]:
 
 def _check_text(lm: LanguageModel, prompt: str) -> None:
     """Raise a ValueError if a prompt holds what is not text to the model."""
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt {prompt!r} is no text: pass a string with one {SLOT}")
     for slot in ("[X]", "[Y]"):
         if slot in prompt:
             raise ValueError(f"prompt {prompt!r} has an unfilled {slot}: write the subject, and {SLOT} for the answer")
+    if (n_slots := prompt.count(SLOT)) != 1:
+        raise ValueError(f"prompt {prompt!r} has {n_slots} masks: write exactly one {SLOT} where the answer goes")
+    if unicodedata.category(prompt.partition(SLOT)[0][-1:] or " ") in ("Ll", "Lu", "Nd"):
+        raise ValueError(f"prompt {prompt!r} has a letter right before {SLOT}: put a space before it")
     text = prompt.replace(SLOT, "")
     if special := [token for token in lm.tokenizer.all_special_tokens if token in text]:
         raise ValueError(f"prompt {prompt!r} holds the special token {special[0]!r}: leave it out, and write {SLOT}")
@@ -148,7 +152,7 @@ def _check_tokens(lm: LanguageModel, name: str, question: Question, target: int 
 
 def _before(lm: LanguageModel, prompt: str) -> str:
     """What stands before the answer, as far as its tokens depend on that: T5 writes every answer after a slot."""
-    return "a " if lm.kind == "seq2seq" else prompt.partition(SLOT)[0][-1:].replace("\n", " ")
+    return "a " if lm.kind == "seq2seq" else prompt.partition(SLOT)[0][-1:]
 
 
 def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> list[Fact]:
@@ -156,9 +160,16 @@ def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> l
 
     All, for a model that can answer anywhere. For a causal model facts keep the prompts that it `suits`, and are left
     out where fewer than `min_prompts`, or no held-out prompt, remain.
+
+    Example:
+        >>> from kn_utils.prompts import askable
+        >>> causal = kn.load_model("lab-causal", device="cpu")
+        >>> len(fact.prompts), len(askable(causal, [fact])[0].prompts)
+        (9, 6)
     """
+    facts = list_of("facts", facts, Fact)
     if lm.kind != "causal":
-        return list(facts)
+        return facts
 
     def fitting(prompts):
         return tuple(prompt for prompt in prompts if suits(lm, prompt))
@@ -196,4 +207,4 @@ def _before_answer(prompt: str) -> str:
             f"prompt {prompt!r} goes on after {SLOT}: a causal model answers last, so end the prompt with {SLOT}, or "
             "choose the facts' fitting prompts with askable()"
         )
-    return prompt.partition(SLOT)[0].rstrip()
+    return prompt.partition(SLOT)[0].removesuffix(" ")
