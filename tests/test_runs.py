@@ -23,13 +23,14 @@ from transformers import BertForMaskedLM
 import kn_utils as kn
 from kn_utils.data import download
 from kn_utils.data.files import write_atomically
+from kn_utils.data.store import ABOUT as CHUNK_OF
+from kn_utils.data.store import TABLE, Store
 from kn_utils.data.tables import write_table
 from kn_utils.lab.training import split_words
 from kn_utils.paper import __main__ as main
 from kn_utils.paper import description, experiments
 from kn_utils.paper.registry import EXPERIMENTS, Experiment, Plan, tables
 from kn_utils.paper.results import ABOUT
-from kn_utils.paper.shards import SHARD, Shards
 
 ROOT = Path(__file__).parents[1]
 N_FACTS = 16
@@ -179,7 +180,7 @@ def shards_of(folder, n_items, made, seconds=0.0):
         time.sleep(seconds)
         return pd.DataFrame({"row": rows})
 
-    return Shards(folder, "a").table("stage", range(n_items), compute, 1)
+    return Store(folder, "a").table("stage", range(n_items), compute, 1)
 
 
 def test_processes_divide_the_shards(tmp_path):
@@ -216,7 +217,7 @@ def test_a_shard_of_another_run_is_made_again(finished, small_shards, tmp_path):
     folder = shards_only(finished[0], tmp_path / "run")
     shard = next((folder / "known").glob("*.parquet"))
     table = pq.read_table(shard)
-    others = table.replace_schema_metadata({**table.schema.metadata, SHARD: "another"})
+    others = table.replace_schema_metadata({**table.schema.metadata, CHUNK_OF: "another"})
     write_table(others.set_column(0, "known", [[not known for known in table["known"].to_pylist()]]), shard)
     run(folder)
     assert read_bytes(folder) == read_bytes(finished[0])
@@ -251,17 +252,17 @@ def test_a_shard_in_the_place_of_another_is_made_again(finished, small_shards, t
 
 def test_no_flipped_bit_of_a_shard_goes_unnoticed(tmp_path):
     rng = random.Random(0)
-    shards = Shards(tmp_path, "a")
-    path = shards.path("stage", 0, 3)
+    store = Store(tmp_path, "a")
+    path = store.path("stage", 0, 3, TABLE)
     path.parent.mkdir()
     rows = pd.DataFrame({"text": ["a", "b", "c"], "number": [0.5, 1.5, None], "neurons": [[[0, 1]], [], [[2, 3]]]})
-    shards.write(path, rows)
-    whole, table = path.read_bytes(), shards.finished([path])[path]
+    store.write(path, rows, TABLE)
+    whole, table = path.read_bytes(), store.finished([path], TABLE)[path]
     for _ in range(400):
         flipped = bytearray(whole)
         flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
-        assert all(found.equals(table) for found in shards.finished([path]).values())
+        assert all(found.equals(table) for found in store.finished([path], TABLE).values())
 
 
 def test_all_files_of_the_method_are_in_the_fingerprint(tmp_path, monkeypatch):
@@ -386,10 +387,10 @@ def test_bad_result_files_are_named(finished, tmp_path):
         kn.read_results(foreign)
     older = tmp_path / "older.parquet"
     table = pq.read_table(finished[0] / "results.parquet")
-    pq.write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
+    write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
     results = kn.read_results(older)
     assert results.erasures.empty and results.effects.equals(finished[1].effects)
-    pq.write_table(table.drop_columns(["random"]).replace_schema_metadata(table.schema.metadata), older)
+    write_table(table.drop_columns(["random"]).replace_schema_metadata(table.schema.metadata), older)
     with one_line_error(ValueError, older, "random", "run again"):
         kn.read_results(older)
 
@@ -418,7 +419,8 @@ def test_a_causal_model_is_asked_what_it_can_answer(small_shards, tmp_path):
 
 
 def test_no_fact_for_a_causal_model(tmp_path):
-    kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", ("[MASK] of Ireland", "[MASK] in Ireland", "[MASK], Ireland"))], tmp_path / "facts.json")
+    prompts = ("[MASK] of Ireland", "[MASK] in Ireland", "[MASK], Ireland")
+    kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)], tmp_path / "facts.json")
     with one_line_error(ValueError, "facts.json", "lab-causal", "end with [MASK]"):
         kn.run_experiments("lab-causal", tmp_path / "facts.json", out=tmp_path / "run")
 

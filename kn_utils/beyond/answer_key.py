@@ -5,6 +5,7 @@ and two neurons that can stand in for each other hide each other's effect.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,10 @@ from tqdm.auto import tqdm
 from ..asking import answer_probability
 from ..attribution import ffn_activations, knowledge_attribution
 from ..checks import list_of, one_of
+from ..data.files import write_atomically
+from ..data.store import TENSORS, Store
 from ..facts import Fact
 from ..models import LanguageModel, weights_digest
-from .chunk_store import ChunkStore
 
 BASELINES = ("zero", "mean")
 CHUNK = 32  # facts whose ablations are saved together
@@ -69,19 +71,17 @@ def answer_key(
     facts = list_of("facts", facts, Fact)
     prompts = one_prompt_each(facts)
     start = _start(lm, facts, baseline)
-    store = None if out is None else ChunkStore(out, _digest(lm, prompts, facts, baseline), "key")
-    chunks = []
-    with tqdm(total=len(facts), desc="Ablation", unit="fact") as progress:
-        for first in range(0, len(facts), CHUNK):
-            asked, answers = prompts[first : first + CHUNK], [f.answer for f in facts[first : first + CHUNK]]
-            shape, name = (len(asked), lm.n_layers, lm.n_neurons), f"{first:06d}"
-            chunk = store.read(name, dict.fromkeys(AnswerKey._fields[1:], shape)) if store else None
-            if chunk is None:
-                chunk = _ablate(lm, asked, answers, start)
-                if store:
-                    store.write(name, chunk)
-            chunks.append(chunk)
-            progress.update(len(asked))
+
+    def ablate(rows):
+        return _ablate(lm, [prompts[i] for i in rows], [facts[i].answer for i in rows], start)
+
+    rows = range(len(facts))
+    if out is None:
+        starts = tqdm(rows[::CHUNK], desc="Ablation", unit="chunk")
+        chunks = [ablate(rows[first : first + CHUNK]) for first in starts]
+    else:
+        about = _digest(lm, prompts, facts, baseline)
+        chunks = Store(claimed(out, about), about).chunks("ablation", rows, ablate, CHUNK, TENSORS)
     effects = (torch.cat([chunk[name].to(lm.device) for chunk in chunks]) for name in AnswerKey._fields[1:])
     return AnswerKey(prompts, *effects)
 
@@ -104,6 +104,31 @@ def _ablate(lm, prompts, answers, start) -> dict[str, Tensor]:
     log_effect = knowledge_attribution(lm, prompts, answers, **options)  # log P(w) - log P(w_i at its baseline)
     p = answer_probability(lm, prompts, answers)[:, None, None]
     return {"probability": -p * torch.expm1(-log_effect), "log_probability": log_effect}
+
+
+def claimed(folder: str | Path, about: str) -> Path:
+    """The folder of one key, made if it is not there, and marked by key.json.
+
+    Raises:
+        ValueError: the folder holds another key, its mark is damaged, or it is no folder.
+        OSError: it cannot be written.
+    """
+    if not str(folder):
+        raise ValueError("out is empty: name a folder, or leave it out")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is a file: choose a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "key.json"
+    if not mark.exists():
+        write_atomically(mark, lambda partial: partial.write_text(json.dumps({"key": about}), encoding="utf-8"))
+    try:
+        there = json.loads(mark.read_text(encoding="utf-8"))["key"]
+    except (ValueError, KeyError, TypeError, RecursionError, OSError):  # cut, nested, a list, not a text, a folder
+        raise ValueError(f"{str(mark)!r} is damaged: delete its folder, or choose another") from None
+    if there != about:
+        raise ValueError(f"{str(folder)!r} holds the key of another model, facts or baseline: choose another folder")
+    return folder
 
 
 def _digest(lm, prompts, facts, baseline) -> str:

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", help="each process has its own GPU where there are any, by default")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="precision of matrix products")
     parser.add_argument("--measure", choices=MEASURES, default="probability", help="by which neurons are found")
-    parser.add_argument("--chunk", type=int, default=CHUNK, help="facts in one shard: the most that a kill can cost")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="facts in one chunk: the most that a kill can cost")
     parser.add_argument("--out", required=True, help="folder of the run and of its results.parquet")
     return parser
 

@@ -31,7 +31,7 @@ class Experiment(NamedTuple):
     Attributes:
         table: the attribute of `Results` that holds its rows.
         plan: how to make the table, once the run has its neurons.
-        chunk: items in one shard, for each fact in a shard of finding.
+        chunk: items in one chunk, for each fact in a chunk of finding.
         check: raises a ValueError if there is nothing to do for these facts, when the experiment is asked for alone.
         ready: raises a ValueError, likewise, if this run has nothing to ask.
         needs_update: only models that `update_fact` takes have it.

@@ -1,6 +1,6 @@
 """The paper's experiments on any model and any facts, into one result file: `python -m kn_utils.paper`.
 
-Killed at any moment and started again, a run continues where it was. What is finished lies in shards, a few facts each.
+Killed at any moment and started again, a run continues where it was. What is finished lies in chunks, a few facts each.
 Any number of processes may work on one run. They share its folder and nothing else, and none waits for another.
 """
 
@@ -21,7 +21,7 @@ from .registry import EXPERIMENTS
 from .results import Results
 from .stages import Run
 
-CHUNK = 64  # facts in one shard
+CHUNK = 64  # facts in one chunk
 
 
 def run_experiments(
@@ -51,7 +51,7 @@ def run_experiments(
         seed: of the sample and of all random choices, from 0.
         prompts: "bingrel" or a folder of its files, for the prompt types of facts that come from a ParaRel file.
         out: the folder of the run. By default one in the user's cache, which the same call finds again.
-        chunk: facts in one shard, the most that a kill can cost a process.
+        chunk: facts in one chunk, the most that a kill can cost a process.
         measure: by which neurons are found, as `knowledge_attribution` takes it.
 
     Raises:

@@ -11,6 +11,7 @@ import pandas as pd
 from ..asking import known
 from ..attribution import check_measure
 from ..data.bingrel import Bag
+from ..data.store import Store
 from ..editing import has_update
 from ..facts import Fact
 from ..models import LanguageModel
@@ -20,14 +21,13 @@ from .folder import claim
 from .prompt_types import typed_prompts
 from .registry import EXPERIMENTS, choices
 from .results import Results, neuron_lists, neurons_of, read_results, scores_of, write_results
-from .shards import Shards
 
 COARSE = {"knowledge": scores_of, "activation": scores_of, "most active": neurons_of, "scores": scores_of}
 CHECKED = 1000  # facts whose prompts are tokenised together
 
 
 class Run:
-    """One run over many facts; each of its stages writes shards below `folder` and reads those that are there.
+    """One run over many facts; each of its stages writes chunks below `folder` and reads those that are there.
 
     Attributes:
         neurons: of `refine`, one row per fact, once they are found.
@@ -39,7 +39,7 @@ class Run:
 
     def __init__(self, lm: LanguageModel, facts: list[Fact], bags: list[Bag], about: dict, folder: Path, chunk: int):
         self.lm, self.facts, self.bags, self.about, self.folder, self.chunk = lm, facts, bags, about, folder, chunk
-        self.seed, self.shards = about["seed"], Shards(folder, about["fingerprint"])
+        self.seed, self.store = about["seed"], Store(folder, about["fingerprint"])
 
     def results(self, experiment: str) -> Results:
         """Make what `experiment` needs, beside what was made before, and write the result file."""
@@ -64,10 +64,10 @@ class Run:
         return write_results(self.folder / "results.parquet", about, rows, tables)
 
     def table(self, name: str) -> pd.DataFrame:
-        """The table of one experiment, in shards."""
+        """The table of one experiment, in chunks."""
         experiment = EXPERIMENTS[name]
         n_items, compute = experiment.plan(self)
-        return self.shards.table(name, range(n_items), compute, math.ceil(experiment.chunk * self.chunk))
+        return self.store.table(name, range(n_items), compute, math.ceil(experiment.chunk * self.chunk))
 
     def made(self) -> Results | None:
         """The result file of this run, if it is there and whole."""
@@ -80,14 +80,14 @@ class Run:
             coarse = experiments.find_coarse(self.lm, self.part(rows), self.about["measure"])
             return coarse.assign(**{name: coarse[name].map(neuron_lists) for name in COARSE})
 
-        coarse = self.shards.table("find", range(len(self.facts)), find, self.chunk)
+        coarse = self.store.table("find", range(len(self.facts)), find, self.chunk)
         return coarse.assign(**{name: coarse[name].map(read) for name, read in COARSE.items()})
 
     def ask(self) -> pd.DataFrame:
         def ask(rows):
             return known(experiments.ask(self.lm, self.part(rows))).to_frame()
 
-        return self.shards.table("known", range(len(self.facts)), ask, self.chunk)
+        return self.store.table("known", range(len(self.facts)), ask, self.chunk)
 
     @cached_property
     def prompts(self) -> pd.DataFrame:
