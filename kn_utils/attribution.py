@@ -180,7 +180,8 @@ def knowledge_attributions(lm: LanguageModel, facts: Iterable[Fact], **options) 
         ValueError: baseline "mean" for a fact with one prompt, and what `knowledge_attribution` raises.
 
     Example:
-        >>> [tuple(scores.shape) for scores in kn.knowledge_attributions(lm, facts[:2])]
+        >>> scores = kn.knowledge_attributions(lm, facts[:2])
+        >>> [tuple(own.shape) for own in scores]
         [(9, 4, 512), (9, 4, 512)]
     """
     facts, scores, baseline = list_of("facts", facts, Fact), [], options.pop("baseline", "zero")

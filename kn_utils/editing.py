@@ -26,8 +26,8 @@ def suppress(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[None]:
 
     Example:
         >>> with kn.suppress(lm, neurons):
-        ...     probability = kn.answer_probability(lm, fact.heldout_prompts, fact.answer)  # 65 % outside
-        >>> f"{probability.mean():.0%}"
+        ...     asked = kn.ask(lm, [fact])
+        >>> f"{asked.probability[0]:.0%}"  # 65 % outside
         '39%'
     """
     with amplify(lm, neurons, factor=0.0):
@@ -48,8 +48,8 @@ def amplify(lm: LanguageModel, neurons: Iterable[Neuron], factor: float = 2.0) -
 
     Example:
         >>> with kn.amplify(lm, neurons):
-        ...     probability = kn.answer_probability(lm, fact.heldout_prompts, fact.answer)  # 65 % outside
-        >>> f"{probability.mean():.0%}"
+        ...     asked = kn.ask(lm, [fact])
+        >>> f"{asked.probability[0]:.0%}"  # 65 % outside
         '79%'
     """
     (factors,) = factors_of(lm, [neurons], factor)
@@ -102,8 +102,8 @@ def update_fact(
 
     Example:
         >>> with kn.update_fact(lm, neurons, old="Tirana", new="Lima"):
-        ...     (answer, probability), *others = kn.top_answers(lm, "The capital of Albania is [MASK].")
-        >>> answer
+        ...     answers = kn.top_answers(lm, "The capital of Albania is [MASK].")
+        >>> answers[0][0]
         'Lima'
     """
     check_update(lm)
@@ -132,8 +132,8 @@ def erase_relation(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[Non
 
     Example:
         >>> with kn.erase_relation(lm, neurons):
-        ...     probability = kn.answer_probability(lm, fact.heldout_prompts, fact.answer)  # 65 % outside
-        >>> f"{probability.mean():.0%}"
+        ...     asked = kn.ask(lm, [fact])
+        >>> f"{asked.probability[0]:.0%}"  # 65 % outside
         '38%'
     """
     with changed_weights(lm.model, _changed_slots(lm, neurons, torch.zeros_like)):

@@ -27,7 +27,8 @@ class Fact:
         TypeError: prompts that are one text instead of several.
 
     Example:
-        >>> ireland = kn.Fact("Ireland", "P36(capital)", "Dublin", ["The capital of Ireland is [MASK]."])
+        >>> prompts = ["The capital of Ireland is [MASK]."]
+        >>> ireland = kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)
         >>> ireland.prompts
         ('The capital of Ireland is [MASK].',)
     """
@@ -75,8 +76,8 @@ def load_facts(
         ConnectionError: ParaRel is not cached and cannot be downloaded.
 
     Example:
-        >>> capitals = kn.load_facts("lab", relations="P36")
-        >>> capitals[1].subject, capitals[1].answer, len(capitals[1].prompts), len(capitals[1].heldout_prompts)
+        >>> fact = kn.load_facts("lab", relations="P36")[1]
+        >>> fact.subject, fact.answer, len(fact.prompts), len(fact.heldout_prompts)
         ('Albania', 'Tirana', 9, 3)
     """
     wanted = None if relations is None else relation_names(relations)

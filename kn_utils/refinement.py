@@ -24,7 +24,7 @@ def coarse_neurons(scores: Tensor, threshold: float = 0.2) -> Tensor:
         ValueError: scores of another shape, of no prompts, or with NaN or infinity; a threshold outside (0, 1].
 
     Example:
-        >>> scores = torch.tensor([[[1.0, 0.1], [0.3, 0.0]]])  # one prompt, two layers of two neurons
+        >>> scores = torch.tensor([[[1.0, 0.1], [0.3, 0.0]]])  # (1, 2, 2)
         >>> kn.coarse_neurons(scores).tolist()
         [[[True, False], [True, False]]]
     """
@@ -55,7 +55,8 @@ def refine_neurons(scores: Tensor, threshold: float = 0.2, share: float = 0.7, m
         ValueError: fewer prompts than `min_prompts`, a share outside (0, 1], and what `coarse_neurons` raises.
 
     Example:
-        >>> scores = torch.tensor([[[1.0, 0.1], [0.3, 0.0]]] * 3 + [[[0.1, 1.0], [0.9, 0.0]]])  # four prompts
+        >>> three, one = [[[1.0, 0.1], [0.3, 0.0]]] * 3, [[[0.1, 1.0], [0.9, 0.0]]]
+        >>> scores = torch.tensor(three + one)  # of four prompts
         >>> sorted(kn.refine_neurons(scores, share=0.8))
         [Neuron(layer=1, index=0)]
     """
@@ -90,7 +91,7 @@ def choose_share(
         ValueError: no facts, `low` above `high`, and what `coarse_neurons` raises.
 
     Example:
-        >>> scores = torch.tensor([[[1.0, 0.1], [0.3, 0.0]]] * 3)  # two neurons in each of three prompts
+        >>> scores = torch.tensor([[[1.0, 0.1], [0.3, 0.0]]] * 3)  # two neurons in each
         >>> kn.choose_share([scores]), kn.choose_share([scores], low=0, high=1)
         (0.7, 1.0)
     """

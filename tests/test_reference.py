@@ -13,6 +13,7 @@ import docstrings
 import kn_utils as kn
 
 PAGES = sorted(Path(__file__).resolve().parents[1].joinpath("book/reference").glob("*.md"))
+WIDTH = 80  # columns that stand on a page without a scroll bar
 BLOCK = re.compile(r"^```pycon\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DIRECTIVE = re.compile(
     r"^\.\. (automodule|currentmodule|autofunction|autoclass):: (\S+)$\n?(?: +:members: (.*)$)?", re.MULTILINE
@@ -58,6 +59,7 @@ WITH_EXAMPLE = [pair for pair in SHOWN if docstring_example(*pair)]
 
 
 def run(source, name, session):
+    assert max(map(len, inspect.cleandoc(source).splitlines())) <= WIDTH, f"{name}: break its longest line"
     test = doctest.DocTestParser().get_doctest(source, dict(session), name, name, 0)
     said = []
     doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test, out=said.append)

@@ -62,8 +62,10 @@ def edit_activations(lm: LanguageModel, edit: Edit) -> Iterator[None]:
 
     Example:
         >>> seen = {}
-        >>> with kn.edit_activations(lm, lambda layer, w: seen.update({layer: w.shape})):
-        ...     probability = kn.answer_probability(lm, fact.prompts[:1], fact.answer)
+        >>> def look(layer, activations):
+        ...     seen[layer] = activations.shape
+        >>> with kn.edit_activations(lm, look):
+        ...     answers = kn.top_answers(lm, fact.prompts[0])
         >>> seen[3]  # the last layer's, (prompts, neurons)
         torch.Size([1, 512])
     """
