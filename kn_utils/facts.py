@@ -1,13 +1,14 @@
 """Facts as cloze prompts, in the format of ParaRel (Elazar et al. 2021) as released by Dai et al. 2022."""
 
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .checks import count, integer
+from .checks import count, integer, list_of
 from .data.bags import COLUMNS, ROLES, read_bags, write_bags
-from .data.files import is_text
+from .data.files import checked_path, is_text
 from .data.pararel import pararel_bags
 from .data.subjects import infer_subjects
 
@@ -83,6 +84,8 @@ def load_facts(
     wanted = None if relations is None else relation_names(relations)
     n_facts = None if n_facts is None else count("n_facts", n_facts)
     seed = integer("seed", seed)
+    checked_path("source", source)
+    source = os.fspath(source)
     bags = pararel_bags() if source == "pararel" else read_bags(LAB_FACTS if source == "lab" else source)
     facts = _facts_of(bags, f"facts file {str(source)!r}")
     if wanted is not None:
@@ -107,7 +110,8 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         >>> kn.load_facts("capitals.json.gz") == facts
         True
     """
-    facts = [_writable(fact) for fact in ([facts] if isinstance(facts, Fact) else facts)]
+    checked_path("path", path)
+    facts = list(map(_writable, list_of("facts", [facts] if isinstance(facts, Fact) else facts, Fact)))
     if not facts:
         raise ValueError(f"there are no facts to write into {str(path)!r}: pass at least one")
     groups: dict[str, list[Fact]] = {}
@@ -137,13 +141,18 @@ def relation_names(relations: Iterable[str] | str) -> list[str]:
         ValueError: there are none.
         TypeError: one is no text.
     """
-    names = list(dict.fromkeys([relations] if isinstance(relations, str) else relations))
+    try:
+        names = [relations] if isinstance(relations, str) else list(relations)
+    except TypeError:
+        raise TypeError(
+            f"relations is {relations!r}: name them as in ['P36', 'P19'], or leave it out for all of them"
+        ) from None
     if not names:
         raise ValueError("relations is empty: name at least one, such as 'P36', or leave it out for all of them")
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"relation {name!r} is no text: name it as in 'P36'")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _facts_of(bags: dict[str, list], name: str) -> list[Fact]:
@@ -190,8 +199,6 @@ def _rows(fact: Fact, n_columns: int) -> list[list[str]]:
 
 def _writable(fact: Fact) -> Fact:
     """The fact with each prompt once, or one line that says why it cannot be written."""
-    if not isinstance(fact, Fact):
-        raise TypeError(f"{fact!r} is no fact: pass a list of Fact")
     prompts = dict.fromkeys(fact.prompts)
     heldout = [prompt for prompt in dict.fromkeys(fact.heldout_prompts) if prompt not in prompts]
     texts = (fact.subject, fact.relation, fact.answer, *prompts, *heldout)

@@ -21,7 +21,7 @@ import kn_utils as kn
 from kn_utils.beyond import published
 from kn_utils.data import download, files
 from kn_utils.data.bingrel import load_prompts
-from kn_utils.data.files import read_bytes, read_json, write_atomically
+from kn_utils.data.files import checked_path, read_bytes, read_json, write_atomically
 from kn_utils.data.tables import DIGESTS, read_table, write_table
 from kn_utils.paper.experiments import KINDS
 from kn_utils.paper.registry import tables
@@ -56,6 +56,21 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
     for writer in writers:
         writer.join()
     assert path.read_bytes() in contents and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value", [1, True, None, ["file"], b"file", "", "a\0b", "\ud800"], ids=ascii)
+def test_what_is_no_path(value):
+    kind = ValueError if isinstance(value, str) else TypeError
+    for use in (read_bytes, lambda path: write_atomically(path, Path.touch), lambda path: checked_path("path", path)):
+        with one_line_error(kind, f"is {value!r}", "pass"):
+            use(value)
+    if value is not None:  # there it stands for the download
+        with one_line_error(kind, f"is {value!r}", "pass"):
+            published.load_published_neurons(value)
+
+
+def test_a_path_is_a_text_or_a_path():
+    assert checked_path("path", "lab") == checked_path("path", Path("lab")) == Path("lab")
 
 
 def test_a_link_stays_a_link(tmp_path):

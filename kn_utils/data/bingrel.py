@@ -6,6 +6,7 @@ sentences each. Some of the `h_bags` hold the tail as well. For the lab's facts 
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..facts import Fact, load_facts, relation_id, relation_names
 from .download import cache_folder, cached, fetch
-from .files import is_text, parse_json, read_bytes, read_json
+from .files import checked_path, is_text, parse_json, read_bytes, read_json
 from .pararel import LABELS, RELEASE
 
 LAB_SENTENCES = Path(__file__).parent.parent / "lab" / "sentences.json"
@@ -57,12 +58,14 @@ def load_prompts(
         FileNotFoundError: the folder lacks a relation.
         OSError: a file that cannot be read, or a cache that cannot be written.
         ValueError: an unknown relation, or none; a file that is truncated or not in BingREL's format; a download that
-            is not the release or has changed since.
+            is not the release or has changed since; or an empty source.
+        TypeError: the source is neither a text nor a Path, or a relation not a text.
     """
     wanted = None if relations is None else list(dict.fromkeys(map(relation_id, relation_names(relations))))
+    folder, source = checked_path("source", source), os.fspath(source)
     if source == "lab":
         return _from_lab(wanted)
-    return _from_release(wanted) if source == "bingrel" else _from_folder(Path(source), wanted)
+    return _from_release(wanted) if source == "bingrel" else _from_folder(folder, wanted)
 
 
 def _from_lab(wanted: list[str] | None) -> dict[str, list[Bag]]:
