@@ -287,6 +287,15 @@ def test_rough_integrands_are_evaluated_at_more_points(tiny, monkeypatch):
     assert coarse["checked"] < 1e-5
 
 
+def test_kinks_are_evaluated_at_every_point():
+    """Few nodes can miss the kink of a ReLU, and the residual with them."""
+    lm = tiny_model(hidden_act="relu")
+    assert not lm.is_smooth and tiny_model().is_smooth
+    for rule in ("left", "midpoint"):
+        exact = kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule=rule, baseline="mean", exact_steps=True)
+        assert torch.equal(kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule=rule, baseline="mean"), exact)
+
+
 def test_every_prompt_may_have_its_own_answer(tiny):
     answers = ["Dublin", "Paris", "Lima", "Rome", "Madrid"]
     scores = kn.knowledge_attribution(tiny, PROMPTS, answers)

@@ -22,6 +22,11 @@ def random_model(kind, tokenizer, **changes):
     return wrap_model(model_class(config_class(vocab_size=len(tokenizer), **positions, **size, **changes)), tokenizer)
 
 
+@pytest.fixture(scope="module")
+def gpt():
+    return random_model("gpt2", tokenizer_of("bytes"))
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_token_that_the_tokenizer_appends_is_left_out(kind):
     """Otherwise the model would be asked what follows the end of the text."""
@@ -46,20 +51,18 @@ BEFORE = {  # what stands before the answer -> how its first token is written
     PROMPT: "ĠDublin",
     "[MASK] is the capital of Ireland.": "Dublin",
     'The capital, "[MASK]", is in Ireland.': "Dublin",
-    "The capital of Ireland is\n[MASK].": "ĠDublin",
+    "The capital of Ireland is:\n[MASK]": "Dublin",
 }
 
 
 @pytest.mark.parametrize("prompt", BEFORE)
 def test_the_space_before_an_answer_is_the_texts(prompt):
     """With byte-level BPE: as the whole text, answered, would be split."""
-    tokenizer = tokenizer_of("bytes")
-    tokenizer.add_tokens(["Ġ"])  # pieces of single letters join; only the first tells
     lm = random_model("roberta", tokenizer_of("bytes"))
     asked = questions_for(lm, [prompt], "Dublin")
     pieces = "".join(lm.tokenizer.convert_ids_to_tokens(asked.targets.tolist()))
     assert pieces == BEFORE[prompt]
-    whole = lm.tokenizer(prompt.replace("\n", " ").replace("[MASK]", "Dublin"), add_special_tokens=False)["input_ids"]
+    whole = lm.tokenizer(prompt.replace("[MASK]", "Dublin"), add_special_tokens=False)["input_ids"]
     targets = asked.targets.tolist()
     assert any(whole[i : i + len(targets)] == targets for i in range(len(whole)))
 
@@ -72,18 +75,26 @@ def test_wordpiece_writes_answers_alike_everywhere(tiny):
 @pytest.mark.parametrize(
     "prompt, names",
     [("The capital of [X] is [MASK].", ["[X]", "unfilled"]), ("[MASK] is [Y].", ["[Y]", "unfilled"]),
-     ("The [SEP] capital is [MASK].", ["'[SEP]'", "special token"]), ("[CLS] [MASK]", ["'[CLS]'", "leave it out"]),
-     (7, ["7", "no text"]), (None, ["None", "no text"]), (b"is [MASK]", ["no text"])],
+     ("The [SEP] capital is [MASK].", ["'[SEP]'", "special token"]), ("[CLS] [MASK]", ["'[CLS]'", "special token"]),
+     ("The capital of Ireland is", ["0 masks", "exactly one"]), ("[MASK] or [MASK]", ["2 masks"]),
+     ("The capital is[MASK].", ["a letter right before", "a space"])],
 )  # fmt: skip
 @pytest.mark.parametrize("function", [kn.ffn_activations, kn.answer_distribution])
-def test_prompts_that_are_no_plain_text(tiny, function, prompt, names):
-    with one_line_error(ValueError, *names):
-        function(tiny, [PROMPTS[0], prompt])
+def test_prompts_that_are_no_plain_text(tiny, gpt, function, prompt, names):
+    for lm in (tiny, gpt) if "special" not in "".join(names) else (tiny,):  # GPT-2 has other special tokens
+        with one_line_error(ValueError, *names):
+            function(lm, [PROMPTS[0], prompt])
 
 
-@pytest.mark.parametrize("answer, names", [("Dublin [SEP]", ["'[SEP]'", "special token"]), (3, ["3", "no text"])])
+@pytest.mark.parametrize("wrong", [7, None, b"is [MASK]", [PROMPTS[0], None], [7], {"a": PROMPTS[0]}])
+def test_what_is_no_list_of_prompts(tiny, wrong):
+    with one_line_error((TypeError, ValueError), "prompts", "pass a list of"):
+        kn.ffn_activations(tiny, wrong)
+
+
+@pytest.mark.parametrize("answer, names", [("Dublin [SEP]", ["'[SEP]'", "special token"]), (3, ["3", "list of str"])])
 def test_answers_that_are_no_plain_text(tiny, answer, names):
-    with one_line_error(ValueError, *names):
+    with one_line_error((TypeError, ValueError), *names):
         kn.answer_probability(tiny, PROMPTS, [answer] * len(PROMPTS))
 
 

@@ -7,7 +7,7 @@ that of nested `with` blocks, they would leave weights of one another behind; th
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock, get_ident
+from threading import RLock, get_ident
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -44,21 +44,34 @@ class _Open:
     changes: list[_Saved] = field(default_factory=list)  # the innermost last
 
 
-_models: WeakKeyDictionary[nn.Module, _Open] = WeakKeyDictionary()
-_lock = Lock()
+_open: WeakKeyDictionary[nn.Module, _Open] = WeakKeyDictionary()
+_passes: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()  # a model's, held by the thread that runs it
+_lock = RLock()  # of the two above
+
+
+@contextmanager
+def one_pass(model: nn.Module) -> Iterator[None]:
+    """Within the block, passes of the model in other threads wait: the hooks of one would read the other's.
+
+    Raises:
+        RuntimeError: another thread is editing the model, which this pass would see.
+    """
+    with _lock:
+        own = _passes.setdefault(model, RLock())
+    with own:
+        _check_thread(_open.get(model))
+        yield
 
 
 @contextmanager
 def one_thread(model: nn.Module) -> Iterator[_Open]:
-    """Within the block, other threads cannot edit the model: all threads would see the edits of each.
+    """Within the block, other threads can neither edit nor run the model: they would see this thread's edits.
 
     Raises:
         RuntimeError: another thread is editing it.
     """
-    with _lock:
-        there = _models.setdefault(model, _Open(get_ident()))
-        if there.thread != get_ident():
-            raise RuntimeError("another thread is editing this model: let it finish, or load the model once per thread")
+    with one_pass(model), _lock:
+        there = _open.setdefault(model, _Open(get_ident()))
         there.n_edits += 1
     try:
         yield there
@@ -66,7 +79,12 @@ def one_thread(model: nn.Module) -> Iterator[_Open]:
         with _lock:
             there.n_edits -= 1
             if not there.n_edits:
-                _models.pop(model, None)
+                _open.pop(model, None)
+
+
+def _check_thread(there: _Open | None) -> None:
+    if there is not None and there.thread != get_ident():
+        raise RuntimeError("another thread is editing this model: let it finish, or load the model once per thread")
 
 
 @contextmanager
