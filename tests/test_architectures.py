@@ -364,8 +364,7 @@ def test_prompts_are_read_as_the_model_reads_text(lm):
     if lm.kind == "causal":
         whole = lm.tokenizer("The capital of Ireland is Dublin")["input_ids"]
         assert [*question.ids, ids] == whole
-        for text in ("The capital of Ireland is", "The capital of Ireland is ", "The capital of Ireland is [MASK]"):
-            assert first_questions(lm, [text]) == [question]
+        assert first_questions(lm, ["The capital of Ireland is [MASK]"]) == [question]
     else:
         slot = lm.tokenizer.mask_token if lm.kind == "masked" else "<extra_id_0>"
         assert list(question.ids) == lm.tokenizer(PROMPTS[0].replace("[MASK]", slot))["input_ids"]
