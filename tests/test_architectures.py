@@ -15,6 +15,7 @@ import kn_utils as kn
 from kn_utils.engine import answer_logits, collate, edit_activations, rerun_from, run_with_cache, scaled_logits
 from kn_utils.loading import wrap_model
 from kn_utils.models import ARCHITECTURES, answer_ids
+from kn_utils.paper.runs import run_experiments
 from kn_utils.prompts import askable, first_questions, questions_for
 
 SIZE = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40)
@@ -461,7 +462,7 @@ def test_every_experiment_runs(lm, tmp_path):
     lm.tokenizer.save_pretrained(tmp_path / "model")
 
     def run(**options):
-        return kn.run_experiments(tmp_path / "model", tmp_path / "facts.json", out=tmp_path / "run", **options)
+        return run_experiments(tmp_path / "model", tmp_path / "facts.json", out=tmp_path / "run", **options)
 
     with one_line_error(ValueError, "several tokens", "log_probability"):
         run()

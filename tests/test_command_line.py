@@ -20,6 +20,8 @@ from kn_utils.lab import __main__ as lab_command
 from kn_utils.lab import seeds
 from kn_utils.paper import __main__ as runs_command
 from kn_utils.paper import experiments, runs
+from kn_utils.paper.results import read_results
+from kn_utils.paper.runs import run_experiments
 
 ROOT = Path(__file__).parents[1]
 NO_NETWORK = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -131,22 +133,22 @@ def test_relations_given_in_several_places_are_all_used():
 )
 def test_the_same_from_python(arguments, kind, names, no_model, tmp_path):
     with one_line_error(kind, *names):
-        kn.run_experiments(**{"out": tmp_path, **arguments})
+        run_experiments(**{"out": tmp_path, **arguments})
 
 
 def test_whole_numbers_of_other_libraries_and_paths_are_taken(tmp_path):
     options = {"experiment": "find", "device": torch.device("cpu"), "relations": ("P36",)}
-    first = kn.run_experiments(n_facts=3, seed=1, out=str(tmp_path / "a"), **options)
-    second = kn.run_experiments(n_facts=np.int64(3), seed=torch.tensor(1), out=tmp_path / "b", **options)
+    first = run_experiments(n_facts=3, seed=1, out=str(tmp_path / "a"), **options)
+    second = run_experiments(n_facts=np.int64(3), seed=torch.tensor(1), out=tmp_path / "b", **options)
     assert first.facts.equals(second.facts) and first.about["fingerprint"] == second.about["fingerprint"]
 
 
 def test_an_experiment_that_has_nothing_to_do_is_refused_before_the_model(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "load_model", None)
     with one_line_error(ValueError, "'erase'", "P19, P27, P106, P937", "P36"):
-        kn.run_experiments(experiment="erase", relations=["P36"], n_facts=4, out=tmp_path)
+        run_experiments(experiment="erase", relations=["P36"], n_facts=4, out=tmp_path)
     with one_line_error(ValueError, "'update'", "another answer"):
-        kn.run_experiments(experiment="update", relations=["P36"], n_facts=1, out=tmp_path)
+        run_experiments(experiment="update", relations=["P36"], n_facts=1, out=tmp_path)
 
 
 def test_prompts_without_sentences_are_refused_before_anything_is_found(monkeypatch, tmp_path):
@@ -156,7 +158,7 @@ def test_prompts_without_sentences_are_refused_before_anything_is_found(monkeypa
     fact = kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(template.format(w) for w in ("a", "the", "of", "in")))
     kn.write_facts([fact], tmp_path / "facts.json")
     with one_line_error(ValueError, "'prompts'", "facts.json", "sentence"):
-        kn.run_experiments("lab", tmp_path / "facts.json", "prompts", out=tmp_path / "run")
+        run_experiments("lab", tmp_path / "facts.json", "prompts", out=tmp_path / "run")
 
 
 def test_a_prompt_too_long_for_the_model_is_found_before_anything_is_computed(monkeypatch, tmp_path):
@@ -165,7 +167,7 @@ def test_a_prompt_too_long_for_the_model_is_found_before_anything_is_computed(mo
     prompts = ("The capital of Ireland is [MASK].", "of Ireland: [MASK]", "Ireland " * 90 + "[MASK]", "Ireland [MASK]")
     kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)], tmp_path / "facts.json")
     with one_line_error(ValueError, "Ireland Ireland", "64", "shorten"):
-        kn.run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
+        run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -216,7 +218,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(n_files, tmp_pat
     assert not list((tmp_path / "run").rglob("*.part"))
     monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
     runs_command.main()
-    assert len(kn.read_results(tmp_path / "run").facts) == 4
+    assert len(read_results(tmp_path / "run").facts) == 4
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch, capsys):

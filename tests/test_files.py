@@ -25,7 +25,7 @@ from kn_utils.data.files import checked_path, read_bytes, read_json, write_atomi
 from kn_utils.data.tables import DIGESTS, read_table, write_table
 from kn_utils.paper.experiments import KINDS
 from kn_utils.paper.registry import tables
-from kn_utils.paper.results import ABOUT, write_results
+from kn_utils.paper.results import ABOUT, read_results, write_results
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ def cached_download(raw, path):
 
 def result_file(folder):
     small_results(folder / "results.parquet")
-    return folder / "results.parquet", lambda: plain(kn.read_results(folder / "results.parquet"))
+    return folder / "results.parquet", lambda: plain(read_results(folder / "results.parquet"))
 
 
 def facts_file(folder):
@@ -252,7 +252,7 @@ def test_a_result_file_without_a_digest_is_read_with_a_warning(tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({ABOUT: table.schema.metadata[ABOUT]}), path)
     with pytest.warns(UserWarning, match="older version, without a digest") as caught:
-        assert plain(kn.read_results(path)) == expected
+        assert plain(read_results(path)) == expected
     assert len(caught) == 1 and caught[0].filename == __file__ and str(path) in str(caught[0].message)
 
 
@@ -267,7 +267,7 @@ def test_a_result_file_with_the_former_names_of_the_controls_is_read(tmp_path):
     place = table.column_names.index("effects")
     older = table.set_column(place, "effects", [effects]).rename_columns([former.get(n, n) for n in table.column_names])
     write_table(older.replace_schema_metadata(table.schema.metadata), path)
-    assert plain(kn.read_results(path)) == plain(expected)
+    assert plain(read_results(path)) == plain(expected)
     assert {"activation", "most active"} < {*expected.effects.kind}
 
 
@@ -288,7 +288,7 @@ def test_a_result_file_that_was_changed_is_refused(tmp_path, column):
         table = table.set_column(place, column, values)
     pq.write_table(table.replace_schema_metadata(described), path)
     with one_line_error(ValueError, path, "damaged or was changed by hand", column, "run again"):
-        kn.read_results(path)
+        read_results(path)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_a_description_that_is_not_json(tmp_path):
     small_results(path)
     write_table(pq.read_table(path).replace_schema_metadata({ABOUT: b"[" * 200_000}), path)
     with one_line_error(ValueError, path, "nested too deeply", "run again"):
-        kn.read_results(path)
+        read_results(path)
 
 
 @pytest.mark.parametrize(

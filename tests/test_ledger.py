@@ -12,6 +12,8 @@ import kn_utils as kn
 from kn_utils import Interval, Neuron, figures
 from kn_utils.paper.ledger import NOT_HERE, NOT_RUN, contrast_name, contrasts, ledger
 from kn_utils.paper.numbers import CONTRASTS, NOT_APPLICABLE, PAPER
+from kn_utils.paper.results import Results
+from kn_utils.paper.runs import run_experiments
 from kn_utils.paper.sharing import intersections
 from kn_utils.stats import verdict
 
@@ -131,7 +133,7 @@ def by_hand():
         for (o, k), values in conditions.items()
         for i, p in enumerate(np.array(values) ** factor)
     ]
-    return kn.Results({}, facts, {"effects": pd.DataFrame(rows)})
+    return Results({}, facts, {"effects": pd.DataFrame(rows)})
 
 
 def test_a_ledger_by_hand(by_hand):
@@ -152,7 +154,7 @@ def test_a_ledger_by_hand(by_hand):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return kn.run_experiments(n_facts=24, out=tmp_path_factory.mktemp("run"))
+    return run_experiments(n_facts=24, out=tmp_path_factory.mktemp("run"))
 
 
 @pytest.mark.parametrize("table, rows", [(ledger, PAPER), (contrasts, CONTRASTS)])
@@ -209,7 +211,7 @@ def test_contrasts_are_differences_of_rows(results):
 
 
 def test_what_was_left_out_is_marked(results):
-    bare = kn.Results(results.about, results.facts)
+    bare = Results(results.about, results.facts)
     for table in (ledger(bare), contrasts(bare)):
         left_out = table.section != "neurons"
         assert (table[left_out].ours == NOT_RUN).all() and (table[left_out].verdict == NOT_RUN).all()
@@ -218,7 +220,7 @@ def test_what_was_left_out_is_marked(results):
 
 def test_a_relation_that_is_missing_is_marked(results):
     erasures = results.erasures[results.erasures.erased != "P106"]
-    without = kn.Results(results.about, results.facts, {"erasures": erasures})
+    without = Results(results.about, results.facts, {"erasures": erasures})
     for table in (ledger(without), contrasts(without)):
         row = table.set_index("quantity").loc["P106"]
         assert (row.ours, row.verdict) == (NOT_HERE, NOT_HERE)

@@ -30,7 +30,8 @@ from kn_utils.lab.training import split_words
 from kn_utils.paper import __main__ as main
 from kn_utils.paper import description, experiments
 from kn_utils.paper.registry import EXPERIMENTS, Experiment, Plan, tables
-from kn_utils.paper.results import ABOUT
+from kn_utils.paper.results import ABOUT, read_results
+from kn_utils.paper.runs import run_experiments
 
 ROOT = Path(__file__).parents[1]
 N_FACTS = 16
@@ -53,7 +54,7 @@ def finished(small_shards, tmp_path_factory):
 
 
 def run(folder, **options):
-    return kn.run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **{"chunk": 4, **options})
+    return run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **{"chunk": 4, **options})
 
 
 def shards_only(folder, copy):
@@ -309,14 +310,14 @@ def test_runs_never_mix(finished):
     with one_line_error(ValueError, finished[0], "seed", "another folder"):
         run(finished[0], seed=1)
     with one_line_error(ValueError, finished[0], "n_facts", "another folder"):
-        kn.run_experiments(n_facts=12, out=finished[0])
+        run_experiments(n_facts=12, out=finished[0])
 
 
 def test_experiments_can_be_left_out(small_shards, tmp_path):
-    results = kn.run_experiments(n_facts=12, experiment="find", out=tmp_path)
+    results = run_experiments(n_facts=12, experiment="find", out=tmp_path)
     assert len(results.facts) == 12 and all(getattr(results, table).empty for table in tables())
     with one_line_error(ValueError, "experiment 'everything'", "suppress_amplify"):
-        kn.run_experiments(n_facts=12, experiment="everything", out=tmp_path)
+        run_experiments(n_facts=12, experiment="everything", out=tmp_path)
 
 
 def test_experiments_add_up_in_one_folder(finished, small_shards, tmp_path):
@@ -348,7 +349,7 @@ def test_an_experiment_is_one_entry(finished, small_shards, tmp_path, monkeypatc
         return Plan(len(run.facts), lambda rows: pd.DataFrame({"fact": rows, "size": sizes[rows]}))
 
     monkeypatch.setitem(EXPERIMENTS, "count", Experiment("sizes", plan, chunk=0.5))
-    assert kn.read_results(finished[0]).sizes.empty
+    assert read_results(finished[0]).sizes.empty
     results = run(tmp_path, experiment="count")
     assert results.sizes["size"].tolist() == finished[1].facts.knowledge.map(len).tolist()
     assert results.sizes.columns.tolist() == ["fact", "size", "relation", "known"]
@@ -364,35 +365,35 @@ def test_facts_that_cannot_be_asked_are_named_first(small_shards, tmp_path, monk
     facts = kn.load_facts("lab", n_facts=3)
     kn.write_facts([*facts[:2], dataclasses.replace(facts[2], answer="Unheard-of")], tmp_path / "facts.json")
     with one_line_error(ValueError, "'Unheard-of'"):
-        kn.run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
+        run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
 
 
 def test_the_cache_is_found_again(monkeypatch, tmp_path):
     monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-    kn.run_experiments(n_facts=12, experiment="find")
+    run_experiments(n_facts=12, experiment="find")
     monkeypatch.setattr(experiments, "find_coarse", None)
-    assert len(kn.run_experiments(n_facts=12, experiment="find").facts) == 12
+    assert len(run_experiments(n_facts=12, experiment="find").facts) == 12
 
 
 def test_bad_result_files_are_named(finished, tmp_path):
     with one_line_error(FileNotFoundError, "nowhere.parquet", "kn_utils.paper"):
-        kn.read_results(tmp_path / "nowhere.parquet")
+        read_results(tmp_path / "nowhere.parquet")
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(read_bytes(finished[0])[:-200])
     with one_line_error(ValueError, cut, "run again"):
-        kn.read_results(cut)
+        read_results(cut)
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pa.Table.from_pandas(pd.DataFrame({"x": [1]})), foreign)
     with one_line_error(ValueError, foreign, "no result file"):
-        kn.read_results(foreign)
+        read_results(foreign)
     older = tmp_path / "older.parquet"
     table = pq.read_table(finished[0] / "results.parquet")
     write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
-    results = kn.read_results(older)
+    results = read_results(older)
     assert results.erasures.empty and results.effects.equals(finished[1].effects)
     write_table(table.drop_columns(["random"]).replace_schema_metadata(table.schema.metadata), older)
     with one_line_error(ValueError, older, "random", "run again"):
-        kn.read_results(older)
+        read_results(older)
 
 
 def test_the_description_is_readable(finished):
@@ -422,7 +423,7 @@ def test_no_fact_for_a_causal_model(tmp_path):
     prompts = ("[MASK] of Ireland", "[MASK] in Ireland", "[MASK], Ireland")
     kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)], tmp_path / "facts.json")
     with one_line_error(ValueError, "facts.json", "lab-causal", "end with [MASK]"):
-        kn.run_experiments("lab-causal", tmp_path / "facts.json", out=tmp_path / "run")
+        run_experiments("lab-causal", tmp_path / "facts.json", out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -450,7 +451,7 @@ def test_the_command_takes_any_bert_and_pararel(n_facts, shape, pararel_file, tm
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-2000:]
-    results = kn.read_results(tmp_path / "out")
+    results = read_results(tmp_path / "out")
     assert [(f.subject, f.answer) for f in facts] == list(zip(results.facts.subject, results.facts.answer, strict=True))
     assert results.n_layers == shape.get("num_hidden_layers", 3)
     assert len(results.effects) == n_facts * 2 * (1 + 2 * 4) and results.effects.log_probability.lt(0).all()
