@@ -34,14 +34,13 @@ def test_the_authors_sentences():
 
 
 def test_prompts_from_the_authors_sentences():
-    """All facts of each relation: of a few, capitals and places of birth have too few answers in common to be akin."""
     folder, file = shared_file("bingrel"), shared_file("pararel", "data_all_allbags.json.gz")
-    facts = [fact for r in ("P36", "P19", "P101") for fact in kn.load_facts(file, relations=[r])]
+    facts = [fact for r in ("P36", "P19", "P101") for fact in kn.load_facts(file, relations=[r])[:150]]
     bags = bags_of(facts, str(file), folder)
     prompts = typed_prompts(facts, bags)
     check_types(facts, bags, prompts)
     assert set(prompts.type) == {"T1", "T2", "T3", "T4", "T4*", "T5"}
-    assert load_prompts(folder, ["P19"])["P19"] == [b for f, b in zip(facts, bags, strict=True) if f.relation[:4] == "P19("]
+    assert load_prompts(folder, ["P19"])["P19"][:150] == bags[150:300]
 
 
 def test_facts_that_are_not_pararels_are_named(tmp_path):
