@@ -6,6 +6,7 @@ A *knowledge neuron* is one input of an FFN's second linear map (the down projec
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -70,6 +71,7 @@ ARCHITECTURES = {
 }  # fmt: skip
 # What may multiply matrices. The residual stream stays float32 in each.
 PRECISIONS = ("float32", "tf32", "float16")
+NOT_NUMBERS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # of a configuration
 
 
 class Neuron(NamedTuple):
@@ -206,11 +208,18 @@ class LanguageModel:
             torch.set_float32_matmul_precision(before)
 
 
-def weights_digest(lm: LanguageModel) -> str:
-    """sha256 of all weights, whatever file they came from."""
+def model_digest(lm: LanguageModel) -> str:
+    """sha256 of all on which a model's numbers depend: weights, configuration, vocabulary and precision.
+
+    Whatever file they came from.
+    """
     digest = hashlib.sha256()
     for name, tensor in lm.model.state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    config = lm.model.config.to_diff_dict()
+    config = {name: value for name, value in config.items() if name not in NOT_NUMBERS}
+    about = [config, sorted(lm.tokenizer.get_vocab().items()), lm.precision]
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 

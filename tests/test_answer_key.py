@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from common import PROMPTS, hooked, one_line_error, plain_probability
+from common import PROMPTS, hooked, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
 from kn_utils.beyond import answer_key as module
@@ -189,3 +189,18 @@ def test_two_write_one_chunk(tmp_path):
         for writer in writers:
             writer.result()
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("change", ["configuration", "precision"])
+def test_the_key_of_a_changed_model_is_another(tiny, tmp_path, change):
+    facts = [kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:2]))]
+    answer_key(tiny, facts, "zero", tmp_path)
+    other = tiny_model(hidden_act="relu") if change == "configuration" else replace(tiny, precision="tf32")
+    with one_line_error(ValueError, "another model", "another folder"):
+        answer_key(other, facts, "zero", tmp_path)
+
+
+def test_a_key_made_within_an_edit_is_not_kept(tiny, tmp_path):
+    facts = [kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:2]))]
+    with one_line_error(ValueError, "edited", "out"), kn.suppress(tiny, [(0, 3)]):
+        answer_key(tiny, facts, "zero", tmp_path)

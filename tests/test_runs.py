@@ -398,7 +398,7 @@ def test_bad_result_files_are_named(finished, tmp_path):
 
 def test_the_description_is_readable(finished):
     about = json.loads((finished[0] / "run.json").read_text())
-    assert {"model", "weights", "versions", "parameters", "seed", "facts_digest", "code"} <= about.keys()
+    assert {"model", "model_digest", "versions", "parameters", "seed", "facts_digest", "code"} <= about.keys()
     assert about == {name: value for name, value in finished[1].about.items() if name != "experiments"}
 
 

@@ -19,8 +19,9 @@ from ..attribution import ffn_activations, knowledge_attribution
 from ..checks import list_of, one_of
 from ..data.files import write_atomically
 from ..data.store import TENSORS, Store
+from ..engine.weights import is_edited
 from ..facts import Fact
-from ..models import LanguageModel, weights_digest
+from ..models import LanguageModel, model_digest
 
 BASELINES = ("zero", "mean")
 CHUNK = 32  # facts whose ablations are saved together
@@ -76,6 +77,8 @@ def answer_key(
         return _ablate(lm, [prompts[i] for i in rows], [facts[i].answer for i in rows], start)
 
     rows = range(len(facts))
+    if out is not None and is_edited(lm.model):
+        raise ValueError("the model is edited now: leave the edit, or make its key without `out`, which would mix them")
     if out is None:
         starts = tqdm(rows[::CHUNK], desc="Ablation", unit="chunk")
         chunks = [ablate(rows[first : first + CHUNK]) for first in starts]
@@ -135,5 +138,5 @@ def _digest(lm, prompts, facts, baseline) -> str:
     """sha256 of all that a key depends on."""
     if isinstance(baseline, Tensor):
         baseline = baseline.double().cpu().tolist()
-    about = repr((weights_digest(lm), prompts, [fact.answer for fact in facts], baseline))
+    about = repr((model_digest(lm), prompts, [fact.answer for fact in facts], baseline))
     return hashlib.sha256(about.encode()).hexdigest()

@@ -82,6 +82,11 @@ def one_thread(model: nn.Module) -> Iterator[_Open]:
                 _open.pop(model, None)
 
 
+def is_edited(model: nn.Module) -> bool:
+    """Whether an edit of the model is open."""
+    return model in _open
+
+
 def _check_thread(there: _Open | None) -> None:
     if there is not None and there.thread != get_ident():
         raise RuntimeError("another thread is editing this model: let it finish, or load the model once per thread")

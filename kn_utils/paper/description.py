@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..data.bingrel import Bag
 from ..facts import Fact
-from ..models import LanguageModel, weights_digest
+from ..models import LanguageModel, model_digest
 from . import experiments
 
 CODE = (  # the files on which the numbers depend
@@ -25,7 +25,7 @@ def describe(
     about = {
         "model": model,
         "revision": getattr(lm.model.config, "_commit_hash", None),
-        "weights": weights_digest(lm),
+        "model_digest": model_digest(lm),
         "n_layers": lm.n_layers,
         "n_neurons": lm.n_neurons,
         "facts": source,
