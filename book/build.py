@@ -8,6 +8,7 @@ The pages are written afresh when anything they are made of has changed.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -60,16 +61,23 @@ def copy(source, target):
 
 def write_pages(root, src):
     """Run jupyter-book on the staged sources, from nothing; warnings are errors."""
-    stamp_file, stamp = root / "_build/html/.stamp", tree_digest(src, ".") + tree_digest(root, "requirements.txt")
+    stamp_file = root / "_build/html/.stamp"
+    stamp = tree_digest(src, ".") + tree_digest(root, "requirements.txt", "book/docstrings.py")
     if stamp_file.is_file() and stamp_file.read_text() == stamp:
         return False
     remove_pages(root)
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
     options = ["--path-output", root, "-W", "-n", "--keep-going", "-q"]
-    if subprocess.run([jupyter_book, "build", src, *options], cwd=root).returncode:
+    if subprocess.run([jupyter_book, "build", src, *options], cwd=root, env=importing_from(root)).returncode:
         raise BuildError("The pages have warnings (above): correct the page and line each of them names.")
     stamp_file.write_text(stamp)
     return True
+
+
+def importing_from(root):
+    """The environment in which the reference imports the library of this tree, and jupyter-book `docstrings.py`."""
+    paths = [str(root), str(root / "book"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def remove_pages(root):

@@ -62,7 +62,7 @@ def full_passes(shape, n_tokens, n_points):
     return 2 * n_tokens * (whole + n_points * (shape.n_layers * whole + back))
 
 
-def remembered_layers(shape, n_tokens, n_points, at_mask=True):
+def cached_layers(shape, n_tokens, n_points, at_mask=True):
     """Operations for one prompt if only the layers above the one in question run again, and the head at the mask.
 
     The down projection is needed once, forward and backward.
@@ -84,7 +84,7 @@ def last_layer(shape, n_tokens, at_mask):
 def node_at_w(shape, n_tokens, n_nodes):
     """The same where one node is at w: no copies are needed for it, one pass back from the head serves all layers."""
     back = (shape.n_layers - 2) * n_tokens * shape.layer + last_layer(shape, n_tokens, at_mask=True) + shape.head
-    return remembered_layers(shape, n_tokens, n_nodes - 1) + 2 * back
+    return cached_layers(shape, n_tokens, n_nodes - 1) + 2 * back
 
 
 # ---------------------------------------------------------------- results
@@ -169,10 +169,10 @@ def flop_table(ways):
         return [what, n_points, f"{sum(gflop) / len(gflop):,.0f}", counted]
 
     rows = [row("whole model, every copy", full_passes, 20, plain)]
-    rows.append(row("layers above only, head at the mask", remembered_layers, 20, at_mask=False))
-    rows.append(row("last layer at the mask, one token mapped anew, too", remembered_layers, 20, exact))
+    rows.append(row("layers above only, head at the mask", cached_layers, 20, at_mask=False))
+    rows.append(row("last layer at the mask, too", cached_layers, 20, exact))
     fewest = ours["nodes"]
-    rows.append(row("the sum by a Gauss rule, too", remembered_layers, fewest))
+    rows.append(row("the sum by a Gauss rule, too", cached_layers, fewest))
     rows.append(row("the node at the activation itself without copies, too", node_at_w, fewest, ours))
     return table(["what runs", "points", "GFLOP from the shapes", "GFLOP counted"], rows)
 
@@ -194,12 +194,12 @@ def some_table(models):
 
 def gpu(group):
     rows = []
-    for products, result in group["ways"].items():
+    for precision, result in group["ways"].items():
         rate = result["prompts"] / result["seconds"]
         minutes = result["pararel_prompts"] / rate / 60
         memory = result["memory"] / GIGA
-        rows.append([f"`{products}`", f"{rate:,.0f}", share(result), f"{memory:.1f}", f"{minutes:.0f}"])
-    head = ["products", "prompts per second", "of the matrix rate", "peak memory (GB)", "minutes for ParaRel"]
+        rows.append([f"`{precision}`", f"{rate:,.0f}", share(result), f"{memory:.1f}", f"{minutes:.0f}"])
+    head = ["precision", "prompts per second", "of the matrix rate", "peak memory (GB)", "minutes for ParaRel"]
     some = next(iter(group["ways"].values()))
     about = f"{some['prompts']:,} prompts on one {group['machine']['gpu']}."
     last = f"The last column is what that rate means for the {some['pararel_prompts']:,} prompts of ParaRel."

@@ -79,7 +79,8 @@ def list_of(name: str, values, kind: type) -> list:
     what = kind.__name__
     if isinstance(values, kind):
         raise TypeError(f"{name} is a single {what}: pass a list of them, such as [{what.lower()}]")
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    is_one = isinstance(values, (str, bytes, Mapping)) or getattr(values, "ndim", 1) != 1
+    if is_one or not isinstance(values, Iterable):
         raise TypeError(f"{name} is {shown(values)}: pass a list of {what}")
     values = list(values)
     for i, value in enumerate(values):

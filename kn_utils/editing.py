@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .checks import finite, neuron_set, neuron_sets
 from .engine import edit_activations
+from .engine.weights import Change, changed_weights
 from .models import LanguageModel, Neuron
-from .weights import Change, changed_weights
 
 
 @contextmanager
@@ -19,8 +19,16 @@ def suppress(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[None]:
     Args:
         neurons: any (layer, index) pairs of this model; each counts once.
 
-    >>> with suppress(lm, neurons):
-    ...     answer_probability(lm, fact.heldout_prompts, fact.answer)
+    Raises:
+        ValueError: a neuron outside the model.
+        TypeError: what is no list of (layer, index) pairs.
+        RuntimeError: another thread is editing this model.
+
+    Example:
+        >>> with kn.suppress(lm, neurons):
+        ...     asked = kn.ask(lm, [fact])
+        >>> f"{asked.probability[0]:.0%}"  # 65 % outside
+        '39%'
     """
     with amplify(lm, neurons, factor=0.0):
         yield
@@ -36,6 +44,13 @@ def amplify(lm: LanguageModel, neurons: Iterable[Neuron], factor: float = 2.0) -
     Raises:
         ValueError: a neuron outside the model, or a factor that is not finite.
         TypeError: what is no list of (layer, index) pairs.
+        RuntimeError: another thread is editing this model.
+
+    Example:
+        >>> with kn.amplify(lm, neurons):
+        ...     asked = kn.ask(lm, [fact])
+        >>> f"{asked.probability[0]:.0%}"  # 65 % outside
+        '79%'
     """
     (factors,) = factors_of(lm, [neurons], factor)
     with edit_activations(lm, lambda layer, w: w * factors[layer]):
@@ -84,6 +99,12 @@ def update_fact(
         ValueError: an answer that is not one token, a neuron outside the model, a lambda or a new value slot that is
             not finite, or a model that has no update.
         RuntimeError: another thread is editing the model, or edits are left in another order than nested ones.
+
+    Example:
+        >>> with kn.update_fact(lm, neurons, old="Tirana", new="Lima"):
+        ...     answers = kn.top_answers(lm, "The capital of Albania is [MASK].")
+        >>> answers[0][0]
+        'Lima'
     """
     check_update(lm)
     lambda_old, lambda_new = finite("lambda_old", lambda_old), finite("lambda_new", lambda_new)
@@ -99,7 +120,22 @@ def update_fact(
 
 @contextmanager
 def erase_relation(lm: LanguageModel, neurons: Iterable[Neuron]) -> Iterator[None]:
-    """Set the neurons' value slots to 0; with a relation's 20 most frequent knowledge neurons (section 5.2)."""
+    """Set the neurons' value slots to 0; with a relation's 20 most frequent knowledge neurons (section 5.2).
+
+    Args:
+        neurons: as for `suppress`.
+
+    Raises:
+        ValueError: a neuron outside the model.
+        TypeError: what is no list of (layer, index) pairs.
+        RuntimeError: another thread is editing the model, or edits are left in another order than nested ones.
+
+    Example:
+        >>> with kn.erase_relation(lm, neurons):
+        ...     asked = kn.ask(lm, [fact])
+        >>> f"{asked.probability[0]:.0%}"  # 65 % outside
+        '38%'
+    """
     with changed_weights(lm.model, _changed_slots(lm, neurons, torch.zeros_like)):
         yield
 

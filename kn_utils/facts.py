@@ -1,15 +1,16 @@
 """Facts as cloze prompts, in the format of ParaRel (Elazar et al. 2021) as released by Dai et al. 2022."""
 
+import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .checks import count, integer
+from .checks import count, integer, list_of
 from .data.bags import COLUMNS, ROLES, read_bags, write_bags
-from .data.files import is_text
+from .data.files import checked_path, is_text
+from .data.pararel import pararel_bags
 from .data.subjects import infer_subjects
-from .pararel import pararel_bags
 
 __all__ = ["LAB_FACTS", "Fact", "load_facts", "read_bags", "relation_id", "relation_names", "write_bags", "write_facts"]
 
@@ -22,6 +23,15 @@ class Fact:
 
     Neurons are found with `prompts`; effects are measured on `heldout_prompts`, which nothing else sees.
     `relation` carries its Wikidata id and label: "P36(capital)".
+
+    Raises:
+        TypeError: prompts that are one text instead of several.
+
+    Example:
+        >>> prompts = ["The capital of Ireland is [MASK]."]
+        >>> ireland = kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)
+        >>> ireland.prompts
+        ('The capital of Ireland is [MASK].',)
     """
 
     subject: str
@@ -35,6 +45,10 @@ class Fact:
             if isinstance(prompts := getattr(self, name), str):
                 raise TypeError(f"{name} is the text {prompts!r}: pass a tuple of prompts, ({prompts!r},)")
             object.__setattr__(self, name, tuple(prompts))
+        asked = [*self.prompts, *self.heldout_prompts]
+        if len(set(asked)) < len(asked):
+            twice = next(prompt for prompt in asked if asked.count(prompt) > 1)
+            raise ValueError(f"fact {self.subject!r} asks {twice!r} twice: each wording finds or measures, once")
 
 
 def load_facts(
@@ -61,10 +75,17 @@ def load_facts(
         FileNotFoundError: no such file.
         OSError: a folder, or a file that cannot be read.
         ConnectionError: ParaRel is not cached and cannot be downloaded.
+
+    Example:
+        >>> fact = kn.load_facts("lab", relations="P36")[1]
+        >>> fact.subject, fact.answer, len(fact.prompts), len(fact.heldout_prompts)
+        ('Albania', 'Tirana', 9, 3)
     """
     wanted = None if relations is None else relation_names(relations)
     n_facts = None if n_facts is None else count("n_facts", n_facts)
     seed = integer("seed", seed)
+    checked_path("source", source)
+    source = os.fspath(source)
     bags = pararel_bags() if source == "pararel" else read_bags(LAB_FACTS if source == "lab" else source)
     facts = _facts_of(bags, f"facts file {str(source)!r}")
     if wanted is not None:
@@ -83,8 +104,14 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         ValueError: no facts, or one without prompts to find neurons with, or with an empty text.
         TypeError: something that is no Fact.
         OSError: the file cannot be written.
+
+    Example:
+        >>> kn.write_facts(facts, "capitals.json.gz")
+        >>> kn.load_facts("capitals.json.gz") == facts
+        True
     """
-    facts = [_writable(fact) for fact in ([facts] if isinstance(facts, Fact) else facts)]
+    checked_path("path", path)
+    facts = list(map(_writable, list_of("facts", [facts] if isinstance(facts, Fact) else facts, Fact)))
     if not facts:
         raise ValueError(f"there are no facts to write into {str(path)!r}: pass at least one")
     groups: dict[str, list[Fact]] = {}
@@ -98,7 +125,12 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
 
 
 def relation_id(relation: str) -> str:
-    """The Wikidata id of a relation: "P36" for "P36(capital)"."""
+    """The Wikidata id of a relation.
+
+    Example:
+        >>> kn.relation_id("P36(capital)")
+        'P36'
+    """
     return relation.partition("(")[0]
 
 
@@ -109,13 +141,18 @@ def relation_names(relations: Iterable[str] | str) -> list[str]:
         ValueError: there are none.
         TypeError: one is no text.
     """
-    names = list(dict.fromkeys([relations] if isinstance(relations, str) else relations))
+    try:
+        names = [relations] if isinstance(relations, str) else list(relations)
+    except TypeError:
+        raise TypeError(
+            f"relations is {relations!r}: name them as in ['P36', 'P19'], or leave it out for all of them"
+        ) from None
     if not names:
         raise ValueError("relations is empty: name at least one, such as 'P36', or leave it out for all of them")
     for name in names:
         if not isinstance(name, str):
             raise TypeError(f"relation {name!r} is no text: name it as in 'P36'")
-    return names
+    return list(dict.fromkeys(names))
 
 
 def _facts_of(bags: dict[str, list], name: str) -> list[Fact]:
@@ -162,8 +199,6 @@ def _rows(fact: Fact, n_columns: int) -> list[list[str]]:
 
 def _writable(fact: Fact) -> Fact:
     """The fact with each prompt once, or one line that says why it cannot be written."""
-    if not isinstance(fact, Fact):
-        raise TypeError(f"{fact!r} is no fact: pass a list of Fact")
     prompts = dict.fromkeys(fact.prompts)
     heldout = [prompt for prompt in dict.fromkeys(fact.heldout_prompts) if prompt not in prompts]
     texts = (fact.subject, fact.relation, fact.answer, *prompts, *heldout)

@@ -1,5 +1,7 @@
 """Load a language model: weights from safetensors, nothing unpickled, no remote code, and the fast path checked."""
 
+import hashlib
+import json
 import re
 from pathlib import Path
 
@@ -15,18 +17,21 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .checks import count
 from .engine.self_check import with_fast_path
-from .models import ARCHITECTURES, PRODUCTS, LanguageModel
+from .models import ARCHITECTURES, PRECISIONS, LanguageModel
+from .prompts import SEQ2SEQ_SLOT
 
 LAB_FOLDER = Path(__file__).parent / "lab"
 LAB_MODELS = {"lab": LAB_FOLDER / "model", "lab-causal": LAB_FOLDER / "causal"}
+CARDS = {"lab": LAB_FOLDER / "card.json", "lab-causal": LAB_FOLDER / "causal" / "card.json"}
 AUTO_MODELS = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
 
 def load_model(
     name: str | Path = "lab",
     device: str | torch.device | None = None,
-    products: str = "float32",
+    precision: str = "float32",
     max_memory: int | None = None,
 ) -> LanguageModel:
     """Load `"lab"` or `"lab-causal"` (shipped), a Hugging Face id such as `"bert-base-cased"`, or a local folder.
@@ -35,21 +40,27 @@ def load_model(
 
     Args:
         device: a GPU where there is one, by default.
-        products: the precision of matrix products, one of PRODUCTS; all else stays float32. "tf32" needs a GPU that
+        precision: of matrix products, one of PRECISIONS; all else stays float32. "tf32" needs a GPU that
             has it, "float16" is for GPUs, too.
         max_memory: bytes that one forward pass may take, gradients included; by default 1 GiB on a CPU, half of what
             is free on a GPU.
 
     Raises:
         ValueError: the model has no language-model head or no tokenizer, its architecture is not in `ARCHITECTURES`,
-            its weights are not finite; or `device`, `products` or `max_memory` is not one that there is.
+            its weights are not finite; or `device`, `precision` or `max_memory` is not one that there is.
         OSError: no such folder or id, the hub cannot be reached, or a file is damaged or not safetensors.
+
+    Example:
+        >>> causal = kn.load_model("lab-causal", device="cpu")
+        >>> causal.kind, causal.precision
+        ('causal', 'float32')
     """
     if not isinstance(name, (str, Path)) or not str(name):
         raise ValueError(f"model {str(name)!r} is no name: pass 'lab', a folder or an id of the hub")
     chosen = _device(device)
-    _check_options(products, max_memory)
+    _check_options(precision, max_memory)
     source = str(LAB_MODELS.get(str(name), name))
+    _check_shipped(str(name))
     config = _read(name, AutoConfig, source)
     if config.model_type not in ARCHITECTURES:
         raise ValueError(
@@ -65,13 +76,13 @@ def load_model(
             f"model {str(name)!r} has no {kind}-LM head (its file lacks {missing[0]!r}): load a checkpoint saved from "
             f"{type(model).__name__}"
         )
-    return wrap_model(model.to(chosen), tokenizer, products, max_memory, str(name))
+    return wrap_model(model.to(chosen), tokenizer, precision, max_memory, str(name))
 
 
 def wrap_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    products: str = "float32",
+    precision: str = "float32",
     max_memory: int | None = None,
     name: str | None = None,
 ) -> LanguageModel:
@@ -81,28 +92,35 @@ def wrap_model(
         name: by which errors call it; the class's name by default.
 
     Raises:
-        ValueError: the architecture, `products` or `max_memory` is unknown, the weights have half precision or are not
+        ValueError: the architecture, `precision` or `max_memory` is unknown, the weights have half precision or are not
             finite, or the tokenizer knows no words or, for a masked model, no mask.
     """
     name = name or type(model).__name__
-    _check_options(products, max_memory)
+    _check_options(precision, max_memory)
     architecture = ARCHITECTURES.get(model.config.model_type)
     if architecture is None:
         raise ValueError(f"{name!r} is a {model.config.model_type!r}, not one of {sorted(ARCHITECTURES)}")
-    if model.dtype in (torch.bfloat16, torch.float16):
+    kind = architecture.kind
+    reads_ahead = kind != "masked" or not getattr(model.config, "is_decoder", False)
+    if model.get_output_embeddings() is None or not reads_ahead:
+        raise ValueError(f"{name!r} is no {kind} language model: load one with a {kind}-LM head")
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if len(dtypes) > 1 or dtypes & {torch.bfloat16, torch.float16}:
         raise ValueError(
-            f"the model's weights are {model.dtype}: so coarse a residual stream changes which neurons are found; load "
-            "it in float32, and pass products='float16' for speed"
+            f"the model's weights are {' and '.join(sorted(map(str, dtypes)))}: so coarse a residual stream changes "
+            "which neurons are found; load it in float32, and pass precision='float16' for speed"
         )
-    _check_tokenizer(name, tokenizer, architecture.kind)
+    _check_tokenizer(name, tokenizer, kind)
     model.eval().requires_grad_(False)
     for parameter, tensor in model.named_parameters():
         if not torch.isfinite(tensor).all():
             raise ValueError(f"model {name!r} has weights that are not finite ({parameter}): fetch or train it again")
     layers = [module for path, module in model.named_modules() if re.fullmatch(architecture.layers, path)]
     layers = _in_order_of_use(model, layers)
+    if not layers:
+        raise ValueError(f"model {name!r} has no layers, so no neurons: load one that has")
     slots = tuple(layer.get_submodule(architecture.down_projection) for layer in layers)
-    return with_fast_path(LanguageModel(model, tokenizer, layers, slots, products, max_memory))
+    return with_fast_path(LanguageModel(model, tokenizer, layers, slots, precision, max_memory))
 
 
 def _read(name: str | Path, auto_class: type, source: str, **options):
@@ -115,10 +133,21 @@ def _read(name: str | Path, auto_class: type, source: str, **options):
         raise OSError(f"model {str(name)!r} cannot be loaded ({reason}): {advice}") from None
 
 
+def _check_shipped(name: str) -> None:
+    """Raise an OSError if the weights of a shipped model are not those of its card."""
+    if name in LAB_MODELS:
+        card = json.loads(CARDS[name].read_text(encoding="utf-8"))
+        weights = (LAB_MODELS[name] / "model.safetensors").read_bytes()
+        if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
+            raise OSError(f"the shipped weights of {name!r} are damaged: install kn_utils again")
+
+
 def _device(device: str | torch.device | None) -> torch.device:
     """The device asked for, if this machine has it; by default the GPU, where there is one."""
+    if isinstance(device, bool):
+        raise ValueError(f"device {device!r} is none: choose 'cpu' or one that is here")
     try:
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
         torch.zeros(1, device=chosen)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -128,16 +157,18 @@ def _device(device: str | torch.device | None) -> torch.device:
     return chosen
 
 
-def _check_options(products: str, max_memory: int | None) -> None:
-    if products not in PRODUCTS:
-        raise ValueError(f"products {products!r} is unknown: choose one of {PRODUCTS}")
-    if max_memory is not None and (isinstance(max_memory, bool) or not isinstance(max_memory, int) or max_memory < 1):
-        raise ValueError(f"max_memory is {max_memory!r}: pass a number of bytes, or None")
+def _check_options(precision: str, max_memory: int | None) -> None:
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown: choose one of {PRECISIONS}")
+    if max_memory is not None:
+        count("max_memory", max_memory)  # bytes
 
 
 def _check_tokenizer(name: str, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise ValueError(f"the tokenizer of model {name!r} knows no words: its files are missing, save them beside it")
+    if kind == "seq2seq" and tokenizer.convert_tokens_to_ids(SEQ2SEQ_SLOT) in (None, tokenizer.unk_token_id):
+        raise ValueError(f"the tokenizer of model {name!r} has no {SEQ2SEQ_SLOT}: T5 answers there, add it")
     if kind == "masked" and tokenizer.mask_token_id is None:
         raise ValueError(f"the tokenizer of model {name!r} has no mask token: set it, masked models need it")
 

@@ -6,6 +6,7 @@ A *knowledge neuron* is one input of an FFN's second linear map (the down projec
 """
 
 import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -69,11 +70,17 @@ ARCHITECTURES = {
     "t5": Architecture("seq2seq", r"decoder\.block\.\d+", "layer.2.DenseReluDense.wo"),
 }  # fmt: skip
 # What may multiply matrices. The residual stream stays float32 in each.
-PRODUCTS = ("float32", "tf32", "float16")
+PRECISIONS = ("float32", "tf32", "float16")
+NOT_NUMBERS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}  # of a configuration
 
 
 class Neuron(NamedTuple):
-    """One FFN neuron: `layer` and `index`, both from 0."""
+    """One FFN neuron: `layer` and `index`, both from 0.
+
+    Example:
+        >>> kn.Neuron(layer=2, index=13) in neurons
+        True
+    """
 
     layer: int
     index: int
@@ -81,22 +88,31 @@ class Neuron(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A language model in evaluation mode, its parameters frozen, and its tokenizer."""
+    """A language model in evaluation mode, its parameters frozen, and its tokenizer; `load_model` makes one.
+
+    Example:
+        >>> lm.kind, lm.n_layers, lm.n_neurons, lm.hidden_size
+        ('masked', 4, 512, 128)
+        >>> lm.value_slot(kn.Neuron(layer=2, index=13)).shape
+        torch.Size([128])
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     layers: tuple[nn.Module, ...]  # in the order in which they run; ALBERT's are one module, many times
     down_projections: tuple[nn.Module, ...]
-    products: str = "float32"
+    precision: str = "float32"
     max_memory: int | None = None  # bytes
     fast: bool = False  # whether layers may run on their own; see engine/self_check.py
 
     @property
     def architecture(self) -> Architecture:
+        """Where this model keeps its FFNs, and how it is asked."""
         return ARCHITECTURES[self.model.config.model_type]
 
     @property
     def kind(self) -> str:
+        """It answers at `[MASK]` ("masked"), after the prompt ("causal") or in the decoder ("seq2seq")."""
         return self.architecture.kind
 
     def norm(self, layer: int) -> nn.Module | None:
@@ -124,6 +140,11 @@ class LanguageModel:
         return getattr(self.model.get_submodule(parent), name)
 
     @property
+    def is_smooth(self) -> bool:
+        """Whether its activation functions have no kinks, so that few nodes can stand for many points of a path."""
+        return not any(isinstance(module, nn.ReLU) for module in self.model.modules())
+
+    @property
     def max_tokens(self) -> int:
         """The longest prompt that the model can read, special tokens included."""
         config = self.model.config
@@ -134,6 +155,7 @@ class LanguageModel:
 
     @property
     def n_layers(self) -> int:
+        """Layers with an FFN; of a seq2seq model those of the decoder."""
         return len(self.down_projections)
 
     @property
@@ -143,14 +165,17 @@ class LanguageModel:
 
     @property
     def hidden_size(self) -> int:
+        """The width of the residual stream."""
         return self.value_slots(0).shape[0]
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.down_projections[0].weight.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the weights, float32 as a rule."""
         return self.down_projections[0].weight.dtype
 
     def value_slots(self, layer: int) -> Tensor:
@@ -163,27 +188,38 @@ class LanguageModel:
         return self.value_slots(neuron.layer)[:, neuron.index]
 
     def embedding(self, token: str) -> Tensor:
-        """The input embedding of the one-token string `token`.  # (hidden,)"""
+        """The input embedding of the one-token string `token`.  # (hidden,)
+
+        Raises:
+            ValueError: a text that is not one token.
+        """
         return self.model.get_input_embeddings().weight[answer_id(self, token)]
 
     @contextmanager
-    def arithmetic(self) -> Iterator[None]:
-        """Within the block, matrices are multiplied as `products` says."""
-        precision = torch.get_float32_matmul_precision()
+    def autocast(self) -> Iterator[None]:
+        """Within the block, matrices are multiplied in the model's `precision`."""
+        before = torch.get_float32_matmul_precision()
         try:
-            torch.set_float32_matmul_precision("high" if self.products == "tf32" else precision)
-            half = self.products == "float16"
+            torch.set_float32_matmul_precision("high" if self.precision == "tf32" else before)
+            half = self.precision == "float16"
             with torch.autocast(self.device.type, torch.float16) if half else nullcontext():
                 yield
         finally:
-            torch.set_float32_matmul_precision(precision)
+            torch.set_float32_matmul_precision(before)
 
 
-def weights_digest(lm: LanguageModel) -> str:
-    """sha256 of all weights, whatever file they came from."""
+def model_digest(lm: LanguageModel) -> str:
+    """sha256 of all on which a model's numbers depend: weights, configuration, vocabulary and precision.
+
+    Whatever file they came from.
+    """
     digest = hashlib.sha256()
     for name, tensor in lm.model.state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    config = lm.model.config.to_diff_dict()
+    config = {name: value for name, value in config.items() if name not in NOT_NUMBERS}
+    about = [config, sorted(lm.tokenizer.get_vocab().items()), lm.precision]
+    digest.update(json.dumps(about, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 
 
@@ -199,7 +235,7 @@ def answer_ids(lm: LanguageModel, answer: str, before: str = "a ") -> list[int]:
     """
     if not isinstance(answer, str):
         raise ValueError(f"answer {answer!r} is no text: pass a string")
-    answer, spaced = answer.strip(), before[-1:].isspace()
+    answer, spaced = answer.strip(), before.endswith(" ")
     start = "a" if spaced else before[-1:]
     text = start + " " * spaced + answer
     first, both = (lm.tokenizer(t, add_special_tokens=False)["input_ids"] if t else [] for t in (start, text))

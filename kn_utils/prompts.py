@@ -5,9 +5,9 @@ tokens is asked for token by token, each at its own position: a masked model rea
 tokens before (teacher forcing).
 """
 
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
@@ -15,13 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import list_of
 from .facts import Fact
 from .models import LanguageModel, answer_ids
 
 SLOT = "[MASK]"
 SEQ2SEQ_SLOT = "<extra_id_0>"  # of T5
-ROWS = 2**14  # prompts, or copies of them, in one forward pass at most, whatever the memory
-MEMORY = 2**30  # bytes that a forward pass may take on a CPU
 
 
 class Question(NamedTuple):
@@ -32,15 +31,15 @@ class Question(NamedTuple):
     decoder_ids: tuple[int, ...] = ()
 
 
-class Asked(NamedTuple):
-    """Prompts, and the answer tokens that are asked for: n of them, as many as prompts if answers are single tokens."""
+class Questions(NamedTuple):
+    """One question for each token of each prompt's answer: n, as many as prompts if answers are single tokens."""
 
     questions: list[Question]  # n
     targets: Tensor  # (n,) the answer tokens
     prompt: Tensor  # (n,) which prompt each belongs to
 
 
-def ask_for(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[str]) -> Asked:
+def questions_for(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[str]) -> Questions:
     """One question for each token of each prompt's answer.
 
     Args:
@@ -50,30 +49,30 @@ def ask_for(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[s
         ValueError: a prompt that does not suit the model, no prompts, an answer outside the vocabulary, or another
             number of answers than of prompts.
     """
-    prompts = _listed(prompts)
-    opened = open_questions(lm, prompts)
-    answers = [answers] * len(prompts) if isinstance(answers, str) else list(answers)
+    prompts = as_list(prompts)
+    first = first_questions(lm, prompts)
+    answers = [answers] * len(prompts) if isinstance(answers, str) else list_of("answers", answers, str)
     if len(answers) != len(prompts):
         raise ValueError(f"there are {len(answers)} answers for {len(prompts)} prompts: pass one, or one for each")
     ids = cache(lambda answer, before: answer_ids(lm, answer, before))
     asked = []
-    for i, (prompt, question, answer) in enumerate(zip(prompts, opened, answers, strict=True)):
+    for i, (prompt, question, answer) in enumerate(zip(prompts, first, answers, strict=True)):
         own = ids(answer, _before(lm, prompt))
         asked += [(_at_token(lm, question, own, j), own[j], i) for j in range(len(own))]
     questions, targets, owner = zip(*asked, strict=True)
     for question, target, i in asked:
         _check_tokens(lm, f"prompt {prompts[i][:60]!r} with the answer {answers[i]!r}", question, target)
-    return Asked(list(questions), torch.tensor(targets, device=lm.device), torch.tensor(owner, device=lm.device))
+    return Questions(list(questions), torch.tensor(targets, device=lm.device), torch.tensor(owner, device=lm.device))
 
 
-def open_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
+def first_questions(lm: LanguageModel, prompts: Sequence[str]) -> list[Question]:
     """One question per prompt: the first token of whatever the answer is.
 
     Raises:
         ValueError: no prompts, or one that does not suit the model: without one `[MASK]`, with special tokens or an
             unfilled slot of a template, too long, or with tokens that the model has no embedding for.
     """
-    prompts = _listed(prompts)
+    prompts = as_list(prompts)
     for prompt in prompts:
         _check_text(lm, prompt)
     questions = _before_the_answer(lm, prompts) if lm.kind == "causal" else _at_the_slot(lm, prompts)
@@ -114,11 +113,11 @@ def _at_the_slot(lm: LanguageModel, prompts: list[str]) -> list[Question]:
     return questions
 
 
-def _listed(prompts: Iterable[str]) -> list[str]:
+def as_list(prompts: Iterable[str]) -> list[str]:
     """The prompts as a list, if they are some."""
     if isinstance(prompts, str):
         raise ValueError(f"prompts is the string {prompts!r}: pass a list of prompts, such as [{prompts!r}]")
-    prompts = list(prompts)
+    prompts = list_of("prompts", prompts, str)
     if not prompts:
         raise ValueError(f"prompts is empty: pass at least one prompt with one {SLOT}")
     return prompts
@@ -126,11 +125,13 @@ def _listed(prompts: Iterable[str]) -> list[str]:
 
 def _check_text(lm: LanguageModel, prompt: str) -> None:
     """Raise a ValueError if a prompt holds what is not text to the model."""
-    if not isinstance(prompt, str):
-        raise ValueError(f"prompt {prompt!r} is no text: pass a string with one {SLOT}")
     for slot in ("[X]", "[Y]"):
         if slot in prompt:
             raise ValueError(f"prompt {prompt!r} has an unfilled {slot}: write the subject, and {SLOT} for the answer")
+    if (n_slots := prompt.count(SLOT)) != 1:
+        raise ValueError(f"prompt {prompt!r} has {n_slots} masks: write exactly one {SLOT} where the answer goes")
+    if unicodedata.category(prompt.partition(SLOT)[0][-1:] or " ") in ("Ll", "Lu", "Nd"):
+        raise ValueError(f"prompt {prompt!r} has a letter right before {SLOT}: put a space before it")
     text = prompt.replace(SLOT, "")
     if special := [token for token in lm.tokenizer.all_special_tokens if token in text]:
         raise ValueError(f"prompt {prompt!r} holds the special token {special[0]!r}: leave it out, and write {SLOT}")
@@ -151,13 +152,7 @@ def _check_tokens(lm: LanguageModel, name: str, question: Question, target: int 
 
 def _before(lm: LanguageModel, prompt: str) -> str:
     """What stands before the answer, as far as its tokens depend on that: T5 writes every answer after a slot."""
-    return "a " if lm.kind == "seq2seq" else prompt.partition(SLOT)[0][-1:].replace("\n", " ")
-
-
-def different(lm: LanguageModel, questions: Sequence[Question]) -> tuple[list[Question], Tensor]:
-    """The questions without repetitions, and which of these each one is, (questions,)."""
-    order = {question: i for i, question in enumerate(dict.fromkeys(questions))}
-    return list(order), torch.tensor([order[question] for question in questions], device=lm.device)
+    return "a " if lm.kind == "seq2seq" else prompt.partition(SLOT)[0][-1:]
 
 
 def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> list[Fact]:
@@ -165,9 +160,16 @@ def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> l
 
     All, for a model that can answer anywhere. For a causal model facts keep the prompts that it `suits`, and are left
     out where fewer than `min_prompts`, or no held-out prompt, remain.
+
+    Example:
+        >>> from kn_utils.prompts import askable
+        >>> causal = kn.load_model("lab-causal", device="cpu")
+        >>> len(fact.prompts), len(askable(causal, [fact])[0].prompts)
+        (9, 6)
     """
+    facts = list_of("facts", facts, Fact)
     if lm.kind != "causal":
-        return list(facts)
+        return facts
 
     def fitting(prompts):
         return tuple(prompt for prompt in prompts if suits(lm, prompt))
@@ -181,69 +183,6 @@ def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> l
 def suits(lm: LanguageModel, prompt: str) -> bool:
     """Whether the prompt has its `[MASK]` where this model can answer: a causal model answers last."""
     return lm.kind != "causal" or not _after_answer(prompt)
-
-
-def encode(lm: LanguageModel, prompts: Sequence[str]) -> tuple[dict[str, Tensor], Tensor]:
-    """The model's inputs for `prompts`, each (prompts, tokens), and where it answers, (prompts,).
-
-    Raises:
-        ValueError: no prompts, or one that does not suit the model.
-    """
-    return collate(lm, open_questions(lm, prompts))
-
-
-def collate(lm: LanguageModel, questions: Sequence[Question]) -> tuple[dict[str, Tensor], Tensor]:
-    """`encode` for questions, padded to the longest."""
-
-    def padded(rows, value):
-        tensors = [torch.tensor(row) for row in rows]
-        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value).to(lm.device)
-
-    pad = lm.tokenizer.pad_token_id or 0
-    inputs = {"input_ids": padded([question.ids for question in questions], pad)}
-    if len({len(question.ids) for question in questions}) > 1:
-        inputs["attention_mask"] = padded([[1] * len(question.ids) for question in questions], 0)
-    if lm.kind == "seq2seq":
-        inputs["decoder_input_ids"] = padded([question.decoder_ids for question in questions], pad)
-    return inputs, torch.tensor([question.position for question in questions], device=lm.device)
-
-
-def batches(
-    lm: LanguageModel, questions: Sequence[Question], n_copies: int = 1
-) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
-    """Questions in batches of which `n_copies` fit into one forward pass; those of one length go together, unpadded.
-
-    Yields:
-        (rows, inputs, position): which questions these are, ascending, (batch,), and what `collate` returns for them.
-    """
-
-    def length(i):
-        return len(questions[i].ids), len(questions[i].decoder_ids)
-
-    for (n_tokens, n_decoder), group in itertools.groupby(sorted(range(len(questions)), key=length), key=length):
-        group = list(group)
-        size = max(1, n_rows(lm, n_tokens + n_decoder) // n_copies)
-        size = -(-len(group) // -(-len(group) // size))  # as many batches, but of equal size
-        for start in range(0, len(group), size):
-            rows = group[start : start + size]
-            yield torch.tensor(rows, device=lm.device), *collate(lm, [questions[i] for i in rows])
-
-
-def n_rows(lm: LanguageModel, n_tokens: int) -> int:
-    """How many rows of `n_tokens` tokens fit into one forward pass, with all that its gradients need."""
-    memory = lm.max_memory or (torch.cuda.mem_get_info(lm.device)[0] // 2 if lm.device.type == "cuda" else MEMORY)
-    return max(1, min(ROWS, memory // copy_bytes(lm, n_tokens)))
-
-
-def copy_bytes(lm: LanguageModel, n_tokens: int) -> int:
-    """What one row of a forward pass takes at most, with its gradients."""
-    per_token = 8 * lm.hidden_size + 3 * lm.n_neurons
-    values = 4 * lm.model.config.vocab_size
-    if lm.kind == "causal" and lm.fast:  # all tokens of one layer or one of all, and the others' keys and values
-        values += max(n_tokens, lm.n_layers) * per_token + lm.n_layers * n_tokens * 4 * lm.hidden_size
-    else:
-        values += lm.n_layers * n_tokens * per_token
-    return 4 * values
 
 
 def _at_token(lm: LanguageModel, question: Question, answer: list[int], j: int) -> Question:
@@ -268,4 +207,4 @@ def _before_answer(prompt: str) -> str:
             f"prompt {prompt!r} goes on after {SLOT}: a causal model answers last, so end the prompt with {SLOT}, or "
             "choose the facts' fitting prompts with askable()"
         )
-    return prompt.partition(SLOT)[0].rstrip()
+    return prompt.partition(SLOT)[0].removesuffix(" ")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from .checks import count, finite, fraction, integer, neuron_set, scores_3d
+from .checks import count, finite, fraction, neuron_set, scores_3d
 from .models import Neuron
 
 
@@ -22,6 +22,11 @@ def coarse_neurons(scores: Tensor, threshold: float = 0.2) -> Tensor:
 
     Raises:
         ValueError: scores of another shape, of no prompts, or with NaN or infinity; a threshold outside (0, 1].
+
+    Example:
+        >>> scores = torch.tensor([[[1.0, 0.1], [0.3, 0.0]]])  # (1, 2, 2)
+        >>> kn.coarse_neurons(scores).tolist()
+        [[[True, False], [True, False]]]
     """
     threshold, scores = fraction("threshold", threshold), scores_3d(scores)
     highest = scores.flatten(1).max(1).values[:, None, None]  # (prompts, 1, 1)
@@ -48,6 +53,12 @@ def refine_neurons(scores: Tensor, threshold: float = 0.2, share: float = 0.7, m
 
     Raises:
         ValueError: fewer prompts than `min_prompts`, a share outside (0, 1], and what `coarse_neurons` raises.
+
+    Example:
+        >>> three, one = [[[1.0, 0.1], [0.3, 0.0]]] * 3, [[[0.1, 1.0], [0.9, 0.0]]]
+        >>> scores = torch.tensor(three + one)  # of four prompts
+        >>> sorted(kn.refine_neurons(scores, share=0.8))
+        [Neuron(layer=1, index=0)]
     """
     scores, min_prompts = scores_3d(scores), count("min_prompts", min_prompts, least=0)
     if len(scores) < min_prompts:
@@ -78,6 +89,11 @@ def choose_share(
 
     Raises:
         ValueError: no facts, `low` above `high`, and what `coarse_neurons` raises.
+
+    Example:
+        >>> scores = torch.tensor([[[1.0, 0.1], [0.3, 0.0]]] * 3)  # two neurons in each
+        >>> kn.choose_share([scores]), kn.choose_share([scores], low=0, high=1)
+        (0.7, 1.0)
     """
     facts = [scores_3d(scores, f"scores_per_fact[{i}]") for i, scores in enumerate(scores_per_fact)]
     if not facts:
@@ -125,6 +141,10 @@ def top_neurons(scores: Tensor, k: int) -> set[Neuron]:
 
     Raises:
         ValueError: another k, or scores of another shape, of no prompts, or with NaN or infinity.
+
+    Example:
+        >>> kn.top_neurons(torch.tensor([[[1.0, 0.1], [0.3, 0.0]]]), k=1)
+        {Neuron(layer=0, index=0)}
     """
     mean = scores_3d(scores).mean(0)  # (layers, neurons)
     k = count("k", k, least=0, most=mean.numel())
@@ -139,9 +159,14 @@ def random_neurons(neurons: Iterable[Neuron], n_neurons: int, seed: int = 0) -> 
 
     Raises:
         ValueError: a neuron outside the model, or a layer with too few others.
+
+    Example:
+        >>> drawn = kn.random_neurons(neurons, lm.n_neurons)
+        >>> len(drawn) == len(neurons), drawn & neurons
+        (True, set())
     """
     neurons = set(neuron_set((None, count("n_neurons", n_neurons)), neurons))
-    generator = torch.Generator().manual_seed(integer("seed", seed))
+    generator = torch.Generator().manual_seed(count("seed", seed, -(2**63), 2**63 - 1))
     drawn: set[Neuron] = set()
     for layer in sorted({neuron.layer for neuron in neurons}):
         wanted = sum(neuron.layer == layer for neuron in neurons)

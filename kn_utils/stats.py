@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import scipy.stats
 
-from .checks import fraction, integer, numbers, same_length
+from .checks import finite, fraction, integer, numbers, same_length
+
+LIKE = 2.0  # of like size: between half and twice as much
 
 
 class Interval(NamedTuple):
@@ -53,6 +55,45 @@ def relative_change(before: Sequence[float], after: Sequence[float]) -> Interval
         return a.mean(axis) / np.where(mean == 0, np.nan, mean) - 1  # of a resample, too
 
     return bootstrap(change, before, after)
+
+
+def perplexity_growth(before: Sequence[float], after: Sequence[float]) -> Interval:
+    """(perplexity after - before) / perplexity before, with facts resampled in pairs; 1.066 is a growth by 106.6 %.
+
+    Args:
+        before, after: log P(answer) of each fact, natural.
+    """
+    return bootstrap(lambda b, a, axis: np.expm1((b - a).mean(axis)), before, after)
+
+
+def perplexity_increase(before: Sequence[float], after: Sequence[float]) -> Interval:
+    """Perplexity after minus perplexity before, with facts resampled in pairs; arguments of `perplexity_growth`."""
+    return bootstrap(lambda b, a, axis: np.exp(-a.mean(axis)) - np.exp(-b.mean(axis)), before, after)
+
+
+def verdict(ours: Interval, published: float, signed: bool = True) -> str:
+    """Our number judged by a published one.
+
+    Args:
+        signed: whether the sign says something; a count or a rate is never below 0.
+
+    Returns:
+        "too few facts": we have no interval. "no clear effect": our interval holds 0, and the published number is not
+        0. "same direction and size": the published number lies within our interval, or ours is between half and twice
+        of it. Otherwise "same direction" or "not reproduced", by the sign; "other size" if not `signed`.
+    """
+    published = finite("published", published)
+    if not np.isfinite(ours).all():
+        return "too few facts"
+    if ours.low <= 0 <= ours.high and published != 0:
+        return "no clear effect"
+    same_sign = ours.value * published > 0
+    like = same_sign and abs(published) / LIKE <= abs(ours.value) <= LIKE * abs(published)
+    if like or ours.low <= published <= ours.high:
+        return "same direction and size"
+    if not signed:
+        return "other size"
+    return "same direction" if same_sign else "not reproduced"
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

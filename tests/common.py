@@ -57,7 +57,7 @@ def hooked(lm, layer, change):
 
     position = None
 
-    def remember(module, args, kwargs):
+    def find_position(module, args, kwargs):
         nonlocal position
         ids, mask = kwargs["input_ids"][0].tolist(), lm.tokenizer.mask_token_id
         position = ids.index(mask) if mask in ids else len(ids) - 1
@@ -68,7 +68,7 @@ def hooked(lm, layer, change):
         return activations
 
     handles = [
-        lm.model.register_forward_pre_hook(remember, with_kwargs=True),
+        lm.model.register_forward_pre_hook(find_position, with_kwargs=True),
         lm.down_projections[layer].register_forward_pre_hook(hook),
     ]
     try:

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from common import PROMPTS, hooked, one_line_error, plain_probability
+from common import PROMPTS, hooked, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils import answer_key as module
-from kn_utils import chunk_store
-from kn_utils.answer_key import answer_key, mean_activation, one_prompt_each
+from kn_utils.beyond import answer_key as module
+from kn_utils.beyond.answer_key import answer_key, mean_activation, one_prompt_each
+from kn_utils.data import store
+from kn_utils.data.store import Store
 
 FACTS = [
     kn.Fact(f"subject {i}", "P36(capital)", answer, tuple(PROMPTS))
@@ -63,7 +64,7 @@ def test_a_stopped_key_continues(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_ablate", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt):
         answer_key(tiny, FACTS, out=tmp_path)
-    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     found = answer_key(tiny, FACTS, out=tmp_path)
     assert n_calls == 4  # the first chunk was not computed again
     assert torch.equal(found.probability, expected.probability)
@@ -72,7 +73,7 @@ def test_a_stopped_key_continues(tiny, tmp_path, monkeypatch):
 
 def test_a_chunk_cut_short_is_ablated_again(tiny, tmp_path):
     expected = answer_key(tiny, FACTS, out=tmp_path)
-    (chunk,) = tmp_path.glob("*.safetensors")
+    (chunk,) = tmp_path.rglob("*.safetensors")
     chunk.write_bytes(chunk.read_bytes()[:-100])
     assert torch.equal(answer_key(tiny, FACTS, out=tmp_path).probability, expected.probability)
 
@@ -136,35 +137,40 @@ def test_out_that_is_no_folder(tiny, tmp_path):
         answer_key(tiny, FACTS[:2], out="")
 
 
-def store_of(folder, about="digest"):
-    return chunk_store.ChunkStore(folder, about, "key")
-
-
 TENSORS = {"probability": torch.rand(2, 3), "log_probability": torch.rand(2, 3)}
-SHAPES = {name: (2, 3) for name in TENSORS}
+
+
+def keep(folder, about="digest"):
+    """A store and the path of the one chunk that is kept in it."""
+    keeper = Store(folder, about)
+    path = keeper.path("ablation", 0, 2, store.TENSORS)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keeper.write(path, TENSORS, store.TENSORS)
+    return keeper, path
+
+
+def same(found):
+    return all(torch.equal(found[name], tensor) for name, tensor in TENSORS.items())
 
 
 def test_no_flipped_bit_is_read(tmp_path):
-    store = store_of(tmp_path)
-    store.write("0", TENSORS)
-    whole = (tmp_path / "0.safetensors").read_bytes()
+    keeper, path = keep(tmp_path)
+    whole = path.read_bytes()
     for i in range(len(whole)):
-        (tmp_path / "0.safetensors").write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
-        read = store.read("0", SHAPES)
-        assert read is None or all(torch.equal(read[name], tensor) for name, tensor in TENSORS.items()), i
-    (tmp_path / "0.safetensors").write_bytes(whole)
-    assert torch.equal(store.read("0", SHAPES)["probability"], TENSORS["probability"])
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ (1 << i % 8)]) + whole[i + 1 :])
+        assert all(map(same, keeper.finished([path], store.TENSORS).values())), i
+    path.write_bytes(whole)
+    assert same(keeper.finished([path], store.TENSORS)[path])
 
 
-def test_no_chunk_of_another_key_or_shape_is_read(tmp_path):
-    store_of(tmp_path / "other", "another digest").write("0", TENSORS)
-    store = store_of(tmp_path)
-    assert store.read("0", SHAPES) is None
-    (tmp_path / "0.safetensors").write_bytes((tmp_path / "other" / "0.safetensors").read_bytes())
-    assert store.read("0", SHAPES) is None
-    store.write("0", TENSORS)
-    assert store.read("0", SHAPES | {"probability": (3, 2)}) is None
-    assert store.read("0", SHAPES | {"rank": (2, 3)}) is None
+def test_no_chunk_of_another_key_or_of_other_facts_is_read(tmp_path):
+    keeper, path = keep(tmp_path)
+    _, others = keep(tmp_path / "other", "another digest")
+    other_facts = path.with_name("0000002-0000004.safetensors")
+    other_facts.write_bytes(path.read_bytes())
+    path.write_bytes(others.read_bytes())
+    missing = path.with_name("0000004-0000006.safetensors")
+    assert keeper.finished([path, other_facts, missing], store.TENSORS) == {}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows replaces no file that is being read")
@@ -173,14 +179,28 @@ def test_two_write_one_chunk(tmp_path):
 
     def write_often():
         for _ in range(50):
-            store_of(tmp_path).write("0", TENSORS)
+            keep(tmp_path)
 
+    keeper, path = keep(tmp_path)
     with ThreadPoolExecutor(2) as pool:
         writers = [pool.submit(write_often) for _ in range(2)]
-        store = store_of(tmp_path)
         while not all(writer.done() for writer in writers):
-            read = store.read("0", SHAPES)
-            assert read is None or torch.equal(read["probability"], TENSORS["probability"])
+            assert same(keeper.finished([path], store.TENSORS)[path])
         for writer in writers:
             writer.result()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.safetensors", "key.json"]
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("change", ["configuration", "precision"])
+def test_the_key_of_a_changed_model_is_another(tiny, tmp_path, change):
+    facts = [kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:2]))]
+    answer_key(tiny, facts, "zero", tmp_path)
+    other = tiny_model(hidden_act="relu") if change == "configuration" else replace(tiny, precision="tf32")
+    with one_line_error(ValueError, "another model", "another folder"):
+        answer_key(other, facts, "zero", tmp_path)
+
+
+def test_a_key_made_within_an_edit_is_not_kept(tiny, tmp_path):
+    facts = [kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:2]))]
+    with one_line_error(ValueError, "edited", "out"), kn.suppress(tiny, [(0, 3)]):
+        answer_key(tiny, facts, "zero", tmp_path)

@@ -12,10 +12,11 @@ from common import WORDS, assert_unchanged, one_line_error, snapshot, tiny_token
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 import kn_utils as kn
-from kn_utils.engine import answer_logits, edit_activations, rerun_from, run_with_cache, scaled_logits
+from kn_utils.engine import answer_logits, collate, edit_activations, rerun_from, run_with_cache, scaled_logits
 from kn_utils.loading import wrap_model
 from kn_utils.models import ARCHITECTURES, answer_ids
-from kn_utils.prompts import ask_for, askable, collate, open_questions
+from kn_utils.paper.runs import run_experiments
+from kn_utils.prompts import askable, first_questions, questions_for
 
 SIZE = dict(hidden_size=24, num_hidden_layers=3, num_attention_heads=2, intermediate_size=40)
 GPT = dict(n_embd=24, n_layer=3, n_head=2, n_inner=40, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
@@ -148,13 +149,13 @@ def test_layers_run_in_this_order(lm):
 
 
 def test_probabilities_are_those_of_the_model(lm):
-    expected = [plain_p(lm, question, ANSWER) for question in open_questions(lm, PROMPTS)]
+    expected = [plain_p(lm, question, ANSWER) for question in first_questions(lm, PROMPTS)]
     assert kn.answer_probability(lm, PROMPTS, ANSWER).tolist() == pytest.approx(expected, rel=1e-9)
 
 
 def test_scores_are_complete(lm):
     scores = kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule="midpoint", n_steps=300, exact_steps=True)
-    for i, question in enumerate(open_questions(lm, PROMPTS)):
+    for i, question in enumerate(first_questions(lm, PROMPTS)):
         full = plain_p(lm, question, ANSWER)
         dropped = [full - plain_p(lm, question, ANSWER, layer, torch.zeros_like) for layer in range(lm.n_layers)]
         assert scores[i].sum(1).tolist() == pytest.approx(dropped, rel=0, abs=1e-2 * max(map(abs, dropped)))
@@ -162,7 +163,7 @@ def test_scores_are_complete(lm):
 
 def test_gradients_are_finite_differences(lm):
     at_w = kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule="right", n_steps=1)  # w dP/dw
-    question, step = open_questions(lm, PROMPTS)[0], 1e-3  # some models compute their norms in float32 whatever we ask
+    question, step = first_questions(lm, PROMPTS)[0], 1e-3  # some models compute their norms in float32 whatever we ask
     for layer in range(lm.n_layers):
         i = int(at_w[0, layer].abs().argmax())
         more, less = (
@@ -174,7 +175,7 @@ def test_gradients_are_finite_differences(lm):
 
 def test_ablation_is_exact(lm):
     effects = kn.knowledge_attribution(lm, PROMPTS, ANSWER, path="neuron")
-    question = open_questions(lm, PROMPTS)[1]
+    question = first_questions(lm, PROMPTS)[1]
     error = 2e-8 if lm.model.config.model_type in {"gpt_neo", "gptj"} else 1e-12  # these attend in float32
     for neuron in kn.top_neurons(effects, 3) | {kn.Neuron(0, 5), kn.Neuron(lm.n_layers - 1, 7)}:
         off = lambda w, i=neuron.index: torch.where(torch.arange(len(w)) == i, 0 * w, w)  # noqa: E731
@@ -185,7 +186,7 @@ def test_ablation_is_exact(lm):
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:1] * 2, PROMPTS], ids=["of one length", "padded"])
 def test_a_pass_is_taken_up_where_it_was(lm, prompts):
-    questions = open_questions(lm, prompts)
+    questions = first_questions(lm, prompts)
     run = run_with_cache(lm, *collate(lm, questions))
     expected = torch.stack([plain_logits(lm, question) for question in questions])
     torch.testing.assert_close(run.logits, expected, rtol=1e-6, atol=1e-5)  # some attend in float32
@@ -202,7 +203,7 @@ def test_a_pass_is_taken_up_where_it_was(lm, prompts):
 
 @pytest.mark.parametrize("prompts", [PROMPTS[:1] * 2, PROMPTS], ids=["of one length", "padded"])
 def test_scaled_copies_are_as_if_each_were_edited(lm, prompts):
-    inputs, position = collate(lm, open_questions(lm, prompts))
+    inputs, position = collate(lm, first_questions(lm, prompts))
     run, factors = run_with_cache(lm, inputs, position), torch.ones(5, len(prompts), lm.n_layers, lm.n_neurons).double()
     for copy, layers in enumerate(([], [0], [1], [0, lm.n_layers - 1], [lm.n_layers - 1])):
         for layer in layers:
@@ -227,7 +228,7 @@ def test_which_models_take_the_fast_path(lm):
 def test_layers_below_a_scaled_one_do_not_run(lm):
     if not lm.fast:
         pytest.skip("whole passes only")
-    inputs, position = collate(lm, open_questions(lm, PROMPTS[:1]))
+    inputs, position = collate(lm, first_questions(lm, PROMPTS[:1]))
     run, factors, ran = run_with_cache(lm, inputs, position), torch.ones(2, 1, lm.n_layers, lm.n_neurons).double(), []
     factors[0, 0, 1], factors[1, 0, 2] = 0, 0
     with edit_activations(lm, lambda layer, w: ran.append((layer, len(w))) or w):
@@ -241,7 +242,7 @@ def test_copies_of_a_causal_model_run_the_last_token_only(lm, text):
     """The others are as they were: they come before it."""
     if not lm.fast:
         pytest.skip("whole passes only")
-    inputs, position = collate(lm, open_questions(lm, [text]))
+    inputs, position = collate(lm, first_questions(lm, [text]))
     run, rows = run_with_cache(lm, inputs, position), []
     assert run.n_tokens == inputs["input_ids"].shape[1]
     count = lm.down_projections[-1].register_forward_hook(lambda module, args, z: rows.append(z.numel() // z.shape[-1]))
@@ -269,7 +270,7 @@ def test_suppress_and_amplify_change_the_position_only(lm, factor):
     layer, chosen = 1, [3, 5, 8]
     change = lambda w: torch.where(torch.isin(torch.arange(len(w)), torch.tensor(chosen)), factor * w, w)  # noqa: E731
     neurons = [kn.Neuron(layer, i) for i in chosen]
-    questions = open_questions(lm, PROMPTS)
+    questions = first_questions(lm, PROMPTS)
     with bit_for_bit(lm), kn.amplify(lm, neurons, factor):
         edited = kn.answer_probability(lm, PROMPTS, ANSWER).tolist()
         seen, own = [], None
@@ -314,13 +315,13 @@ def test_update(lm):
 def test_answers_of_several_tokens(lm):
     """Teacher forcing, or as many masks as tokens; each token's neurons are where it is predicted."""
     ids = answer_ids(lm, LONG)
-    asked = ask_for(lm, PROMPTS[:1], LONG)
+    asked = questions_for(lm, PROMPTS[:1], LONG)
     assert lm.tokenizer.decode(ids).strip() == LONG and len(ids) > 1
     assert asked.targets.tolist() == ids
     log_p = []
     for question, target in zip(asked.questions, ids, strict=True):
         log_p.append(plain_logits(lm, question).log_softmax(-1)[target].item())
-    table = kn.metrics.ask_prompts(lm, PROMPTS[:1], LONG)
+    table = kn.asking.ask_prompts(lm, PROMPTS[:1], LONG)
     assert table.log_probability[0] == pytest.approx(sum(log_p), rel=1e-9)
     assert table.probability[0] == pytest.approx(torch.tensor(log_p).double().sum().exp().item(), rel=1e-6)
     fact, neurons = kn.Fact("Ireland", "P36", LONG, tuple(PROMPTS[:1])), [kn.Neuron(1, i) for i in range(5)]
@@ -340,9 +341,9 @@ def test_answers_of_several_tokens(lm):
 
 
 def test_what_is_read_for_several_tokens(lm):
-    first, *later = ask_for(lm, PROMPTS[:1], LONG).questions
+    first, *later = questions_for(lm, PROMPTS[:1], LONG).questions
     ids = answer_ids(lm, LONG)
-    opened = open_questions(lm, PROMPTS[:1])[0]
+    opened = first_questions(lm, PROMPTS[:1])[0]
     for j, question in enumerate((first, *later)):
         assert question.position == opened.position + j
         if lm.kind == "masked":
@@ -360,12 +361,11 @@ def test_what_is_read_for_several_tokens(lm):
 def test_prompts_are_read_as_the_model_reads_text(lm):
     """A causal model reads what a text that goes on with the answer begins with."""
     (ids,) = answer_ids(lm, ANSWER)
-    question = open_questions(lm, PROMPTS[:1])[0]
+    question = first_questions(lm, PROMPTS[:1])[0]
     if lm.kind == "causal":
         whole = lm.tokenizer("The capital of Ireland is Dublin")["input_ids"]
         assert [*question.ids, ids] == whole
-        for text in ("The capital of Ireland is", "The capital of Ireland is ", "The capital of Ireland is [MASK]"):
-            assert open_questions(lm, [text]) == [question]
+        assert first_questions(lm, ["The capital of Ireland is [MASK]"]) == [question]
     else:
         slot = lm.tokenizer.mask_token if lm.kind == "masked" else "<extra_id_0>"
         assert list(question.ids) == lm.tokenizer(PROMPTS[0].replace("[MASK]", slot))["input_ids"]
@@ -382,14 +382,15 @@ def test_prompts_that_do_not_suit_the_model(lm):
 
 
 def test_facts_that_can_be_asked(lm):
-    last, first = "Ireland lies in [MASK].", "[MASK] holds Ireland."
+    last = [f"Ireland {verb} in [MASK]." for verb in ("lies", "is", "stands", "was")]
+    first = [f"[MASK] {verb} Ireland." for verb in ("holds", "has", "saw")]
     facts = [
-        kn.Fact("Ireland", "P30(continent)", "Europe", (last, last, first, last), (first, last)),
-        kn.Fact("Ireland", "P30(continent)", "Europe", (last, first, first), (last,)),
-        kn.Fact("Ireland", "P30(continent)", "Europe", (last, last, last), (first,)),
+        kn.Fact("Ireland", "P30(continent)", "Europe", (*last[:2], first[0], last[2]), (first[1], last[3])),
+        kn.Fact("Ireland", "P30(continent)", "Europe", (last[0], *first[:2]), (last[3],)),
+        kn.Fact("Ireland", "P30(continent)", "Europe", last[:3], first[:1]),
     ]
     if lm.kind == "causal":
-        assert askable(lm, facts) == [kn.Fact("Ireland", "P30(continent)", "Europe", (last,) * 3, (last,))]
+        assert askable(lm, facts) == [kn.Fact("Ireland", "P30(continent)", "Europe", last[:3], last[3:])]
     else:
         assert askable(lm, facts) == facts
 
@@ -461,7 +462,7 @@ def test_every_experiment_runs(lm, tmp_path):
     lm.tokenizer.save_pretrained(tmp_path / "model")
 
     def run(**options):
-        return kn.run_experiments(tmp_path / "model", tmp_path / "facts.json", out=tmp_path / "run", **options)
+        return run_experiments(tmp_path / "model", tmp_path / "facts.json", out=tmp_path / "run", **options)
 
     with one_line_error(ValueError, "several tokens", "log_probability"):
         run()
@@ -494,7 +495,7 @@ def test_other_libraries_forwards_are_left_in_place(lm):
 def test_float16_products(lm):
     """The residual stream stays float32, so that few scores move."""
     single = wrap_model(lm.model.float(), lm.tokenizer)
-    half = wrap_model(lm.model, lm.tokenizer, products="float16")
+    half = wrap_model(lm.model, lm.tokenizer, precision="float16")
     try:
         scores, coarse = (kn.knowledge_attribution(m, PROMPTS, ANSWER).flatten(1) for m in (single, half))
         assert coarse.dtype == torch.float32

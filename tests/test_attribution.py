@@ -10,9 +10,10 @@ from common import PROMPTS, hooked, one_line_error, plain_probability, tiny_mode
 from torch import nn
 
 import kn_utils as kn
-from kn_utils import attribution, prompts
+from kn_utils import attribution
 from kn_utils.attribution import PATHS
-from kn_utils.quadrature import RULES
+from kn_utils.engine import batching, gradients, integration
+from kn_utils.engine.quadrature import RULES
 
 CAPTUM = {
     "left": "riemann_left", "right": "riemann_right", "midpoint": "riemann_middle", "gauss-legendre": "gausslegendre",
@@ -185,7 +186,7 @@ def test_padding_changes_nothing(tiny64, function):
 def test_batching_changes_nothing(tiny64, function, copies, monkeypatch):
     expected = function(tiny64, PROMPTS)
     monkeypatch.setattr(attribution, "ABLATED", copies)
-    monkeypatch.setattr(prompts, "ROWS", copies)
+    monkeypatch.setattr(batching, "ROWS", copies)
     torch.testing.assert_close(function(tiny64, PROMPTS), expected, atol=1e-6, rtol=0)
 
 
@@ -255,20 +256,21 @@ def test_few_nodes_stand_for_every_point(lab, lab_facts, rule):
         assert torch.equal(kn.coarse_neurons(one[None]), kn.coarse_neurons(other[None]))
 
 
+@pytest.mark.parametrize("exact_steps", [True, False])
 @pytest.mark.parametrize("max_memory", [1, 400_000])
-def test_a_pass_stays_within_the_memory(tiny64, max_memory, monkeypatch):
+def test_a_pass_stays_within_the_memory(tiny64, max_memory, exact_steps, monkeypatch):
     """Whatever the memory is, as long as one copy of one prompt fits."""
-    expected = kn.knowledge_attribution(tiny64, PROMPTS, ANSWER, exact_steps=True)
-    widths, plain_rerun = [], attribution.rerun_from
+    expected = kn.knowledge_attribution(tiny64, PROMPTS, ANSWER, exact_steps=exact_steps)
+    widths, plain_rerun = [], gradients.rerun_from
 
     def rerun_from(lm, past, written, of=None):
         whole = sum(z.shape[0] * z.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, z in written.items())
-        widths.append((whole, prompts.n_rows(lm, past.n_tokens)))
+        widths.append((whole, batching.n_rows(lm, past.n_tokens)))
         return plain_rerun(lm, past, written, of)
 
-    monkeypatch.setattr(attribution, "rerun_from", rerun_from)
+    monkeypatch.setattr(gradients, "rerun_from", rerun_from)
     lm = replace(tiny64, max_memory=max_memory)
-    scores = kn.knowledge_attribution(lm, PROMPTS, ANSWER, exact_steps=True)
+    scores = kn.knowledge_attribution(lm, PROMPTS, ANSWER, exact_steps=exact_steps)
     torch.testing.assert_close(scores, expected, atol=1e-12, rtol=1e-9)
     assert all(whole <= most for whole, most in widths)
     assert len(widths) > len(PROMPTS)
@@ -276,13 +278,22 @@ def test_a_pass_stays_within_the_memory(tiny64, max_memory, monkeypatch):
 
 def test_rough_integrands_are_evaluated_at_more_points(tiny, monkeypatch):
     exact = kn.knowledge_attribution(tiny, PROMPTS, ANSWER, exact_steps=True)
-    monkeypatch.setattr(attribution, "N_NODES", 2)
+    monkeypatch.setattr(integration, "N_NODES", 2)
     coarse = {}
-    for name, tolerance in {"checked": attribution.TOLERANCE, "unchecked": float("inf")}.items():
-        monkeypatch.setattr(attribution, "TOLERANCE", tolerance)
+    for name, tolerance in {"checked": integration.TOLERANCE, "unchecked": float("inf")}.items():
+        monkeypatch.setattr(integration, "TOLERANCE", tolerance)
         coarse[name] = (kn.knowledge_attribution(tiny, PROMPTS, ANSWER) - exact).abs().max() / exact.max()
     assert coarse["unchecked"] > 1e-3  # two nodes are too few here
     assert coarse["checked"] < 1e-5
+
+
+def test_kinks_are_evaluated_at_every_point():
+    """Few nodes can miss the kink of a ReLU, and the residual with them."""
+    lm = tiny_model(hidden_act="relu")
+    assert not lm.is_smooth and tiny_model().is_smooth
+    for rule in ("left", "midpoint"):
+        exact = kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule=rule, baseline="mean", exact_steps=True)
+        assert torch.equal(kn.knowledge_attribution(lm, PROMPTS, ANSWER, rule=rule, baseline="mean"), exact)
 
 
 def test_every_prompt_may_have_its_own_answer(tiny):

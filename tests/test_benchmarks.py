@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kn_utils as kn
 import speed
-from kn_utils import attribution
-from kn_utils.engine.passes import _hidden
+from kn_utils.engine import integration
+from kn_utils.engine.cached_run import hidden_states
 
 ANSWER = "Dublin"
 PAGE = (speed.BOOK / "speed.md").read_text()
@@ -74,7 +74,7 @@ def test_full_passes_are_what_the_reference_executes(tiny, shape, n_steps):
         assert found == speed.full_passes(shape, n_tokens(tiny, prompt), n_steps)
 
 
-def resume_plainly(lm, prompt, n_points):
+def rerun_plainly(lm, prompt, n_points):
     """From each layer's output on: the layers above with all tokens, the head at the mask, and back."""
     inputs = lm.tokenizer(prompt, return_tensors="pt")
     position = inputs["input_ids"][0].tolist().index(lm.tokenizer.mask_token_id)
@@ -85,32 +85,33 @@ def resume_plainly(lm, prompt, n_points):
         with FlopCounterMode(display=False) as counter:
             states = copies.clone()  # the counter wants no leaf as a module's input
             for module in lm.layers[layer + 1 :]:
-                states = _hidden(module(states))
+                states = hidden_states(module(states))
             torch.autograd.grad(lm.model.cls(states[:, position]).sum(), copies)
         operations += counter.get_total_flops()
     return operations
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_remembered_layers_are_what_a_plain_program_executes(tiny, shape, prompt):
+def test_cached_layers_are_what_a_plain_program_executes(tiny, shape, prompt):
     def expected(n_points):
-        return speed.remembered_layers(shape, n_tokens(tiny, prompt), n_points, at_mask=False)
+        return speed.cached_layers(shape, n_tokens(tiny, prompt), n_points, at_mask=False)
 
-    assert resume_plainly(tiny, prompt, 3) == expected(3) - expected(0)
+    assert rerun_plainly(tiny, prompt, 3) == expected(3) - expected(0)
 
 
 @pytest.mark.parametrize("n_steps", [4, 20])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_the_library_executes_little_more_than_needed(tiny, shape, prompt, n_steps):
+def test_the_library_executes_little_more_than_needed(tiny, shape, prompt, n_steps, monkeypatch):
+    monkeypatch.setattr(integration, "N_NODES", n_steps)  # all points
     tokens = n_tokens(tiny, prompt)
-    least = speed.remembered_layers(shape, tokens, n_steps)
-    found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER, n_steps=n_steps, exact_steps=True)
+    least = speed.cached_layers(shape, tokens, n_steps)
+    found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER, n_steps=n_steps)
     assert least <= found <= 1.1 * least
 
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_node_at_w_needs_no_copies(tiny, shape, prompt, monkeypatch):
-    monkeypatch.setattr(attribution, "TOLERANCE", float("inf"))
+    monkeypatch.setattr(integration, "TOLERANCE", float("inf"))
     tokens = n_tokens(tiny, prompt)
     least = speed.node_at_w(shape, tokens, 5)
     found = counted(kn.knowledge_attribution, tiny, [prompt], ANSWER)

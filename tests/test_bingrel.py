@@ -6,6 +6,7 @@ import json
 import shutil
 import urllib.request
 import warnings
+from pathlib import Path
 
 import platformdirs
 import pytest
@@ -13,9 +14,9 @@ from common import one_line_error, shared_file
 from test_prompt_types import check_types
 
 import kn_utils as kn
-from kn_utils import bingrel
-from kn_utils.bingrel import Bag, checksum, load_prompts
-from kn_utils.prompt_types import bags_of, mask_answer, typed_prompts
+from kn_utils.data import bingrel
+from kn_utils.data.bingrel import Bag, checksum, load_prompts
+from kn_utils.paper.prompt_types import bags_of, mask_answer, typed_prompts
 
 
 def test_the_authors_sentences():
@@ -182,6 +183,18 @@ def test_no_relations_are_refused_as_for_facts(source, tmp_path):
         load_prompts(source, [36])
     with one_line_error(FileNotFoundError if source == tmp_path else ValueError, "P1", "P36"):
         load_prompts(source, "P1")
+
+
+@pytest.mark.parametrize("source", [1, True, None, float("nan"), ["lab"], "", "a\0b"], ids=ascii)
+def test_a_source_that_is_no_path(source):
+    with one_line_error(ValueError if isinstance(source, str) else TypeError, f"source is {source!r}", "pass"):
+        load_prompts(source)
+    with one_line_error(TypeError, "relations is 5", "'P36'"):
+        load_prompts("lab", 5)
+
+
+def test_a_name_may_be_a_path():
+    assert load_prompts(Path("lab"), "P36") == load_prompts("lab", "P36")
 
 
 def test_one_relation_needs_no_list():

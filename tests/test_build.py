@@ -12,6 +12,11 @@ import check
 import execute
 from execute import BuildError
 
+CONFIG = """
+title: Tiny
+exclude_patterns: ["kn_utils/**"]
+sphinx: {extra_extensions: [sphinx.ext.autodoc]}
+"""
 PARAMETERS = 'MODEL = "lab"\nN_FACTS = 3'
 
 
@@ -38,11 +43,11 @@ def book(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "1")
     for folder in ("book", "kn_utils/lab", "notebooks"):
         (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "kn_utils/__init__.py").write_text("ONE = 1\n")
+    (tmp_path / "kn_utils/__init__.py").write_text('"""The library of a tiny book."""\n')
     (tmp_path / "kn_utils/lab/world.json").write_text("{}")
     (tmp_path / "requirements.txt").write_text("torch==2.13.0\n")
     (tmp_path / "book/intro.md").write_text("# A tiny book\n\nRead on.\n")
-    (tmp_path / "_config.yml").write_text("title: Tiny\nexclude_patterns: ['kn_utils/**']\n")
+    (tmp_path / "_config.yml").write_text(CONFIG)
     write_notebook(tmp_path, "first", "print(N_FACTS + 1)")
     write_toc(tmp_path, "notebooks/first")
     return tmp_path
@@ -179,9 +184,10 @@ def test_setting_reads_numbers():
 
 def test_pages_from_nothing_to_nothing_changed(book, capfd):
     """The real jupyter-book: pages, a second run without work, a deleted page, a warning."""
-    (book / "book/extra.md").write_text("# More\n\nText.\n")
+    (book / "book/extra.md").write_text("# More\n\n```{eval-rst}\n.. automodule:: kn_utils\n```\n")
     write_toc(book, "notebooks/first", "book/extra")
     assert build.build(book).is_file()
+    assert "The library of a tiny book." in (book / "_build/html/book/extra.html").read_text()
     assert list(check.check_files(book / "_build/html", book / "_build/src", build.toc_pages(book))) == [
         f"{page} asks for {url}, outside the book: vendor it under book/_static."
         for page, url in mathjax_requests(book)

@@ -14,11 +14,14 @@ import torch
 from common import one_line_error, printed
 
 import kn_utils as kn
-from kn_utils import command_line, runs
+from kn_utils import command_line
 from kn_utils.data import files
 from kn_utils.lab import __main__ as lab_command
 from kn_utils.lab import seeds
-from kn_utils.runs import __main__ as runs_command
+from kn_utils.paper import __main__ as runs_command
+from kn_utils.paper import experiments, runs
+from kn_utils.paper.results import read_results
+from kn_utils.paper.runs import run_experiments
 
 ROOT = Path(__file__).parents[1]
 NO_NETWORK = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
@@ -109,7 +112,7 @@ def test_relations_given_in_several_places_are_all_used():
         ({"experiment": None}, ValueError, ["experiment None", "suppress_amplify"]),
         ({"experiment": ["find"]}, ValueError, ["experiment ['find']"]),
         ({"measure": "odds"}, ValueError, ["measure 'odds'", "log_probability"]),
-        ({"products": "int8"}, ValueError, ["products 'int8'", "tf32"]),
+        ({"precision": "int8"}, ValueError, ["precision 'int8'", "tf32"]),
         ({"relations": "P36"}, TypeError, ["relations is 'P36'", "['P36']"]),
         ({"relations": []}, ValueError, ["relations is empty", "None"]),
         ({"relations": [36]}, ValueError, ["relation 36"]),
@@ -130,41 +133,41 @@ def test_relations_given_in_several_places_are_all_used():
 )
 def test_the_same_from_python(arguments, kind, names, no_model, tmp_path):
     with one_line_error(kind, *names):
-        kn.run_experiments(**{"out": tmp_path, **arguments})
+        run_experiments(**{"out": tmp_path, **arguments})
 
 
 def test_whole_numbers_of_other_libraries_and_paths_are_taken(tmp_path):
     options = {"experiment": "find", "device": torch.device("cpu"), "relations": ("P36",)}
-    first = kn.run_experiments(n_facts=3, seed=1, out=str(tmp_path / "a"), **options)
-    second = kn.run_experiments(n_facts=np.int64(3), seed=torch.tensor(1), out=tmp_path / "b", **options)
+    first = run_experiments(n_facts=3, seed=1, out=str(tmp_path / "a"), **options)
+    second = run_experiments(n_facts=np.int64(3), seed=torch.tensor(1), out=tmp_path / "b", **options)
     assert first.facts.equals(second.facts) and first.about["fingerprint"] == second.about["fingerprint"]
 
 
 def test_an_experiment_that_has_nothing_to_do_is_refused_before_the_model(monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "load_model", None)
     with one_line_error(ValueError, "'erase'", "P19, P27, P106, P937", "P36"):
-        kn.run_experiments(experiment="erase", relations=["P36"], n_facts=4, out=tmp_path)
+        run_experiments(experiment="erase", relations=["P36"], n_facts=4, out=tmp_path)
     with one_line_error(ValueError, "'update'", "another answer"):
-        kn.run_experiments(experiment="update", relations=["P36"], n_facts=1, out=tmp_path)
+        run_experiments(experiment="update", relations=["P36"], n_facts=1, out=tmp_path)
 
 
 def test_prompts_without_sentences_are_refused_before_anything_is_found(monkeypatch, tmp_path):
     """A causal model answers last, and no held-out prompt that is answered ends in its answer, when it has a tail."""
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
     template = "Dublin and [MASK] of Ireland, {} Dublin"
     fact = kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(template.format(w) for w in ("a", "the", "of", "in")))
     kn.write_facts([fact], tmp_path / "facts.json")
     with one_line_error(ValueError, "'prompts'", "facts.json", "sentence"):
-        kn.run_experiments("lab", tmp_path / "facts.json", "prompts", out=tmp_path / "run")
+        run_experiments("lab", tmp_path / "facts.json", "prompts", out=tmp_path / "run")
 
 
 def test_a_prompt_too_long_for_the_model_is_found_before_anything_is_computed(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
-    monkeypatch.setattr(runs.experiments, "ask", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "ask", None)
     prompts = ("The capital of Ireland is [MASK].", "of Ireland: [MASK]", "Ireland " * 90 + "[MASK]", "Ireland [MASK]")
     kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)], tmp_path / "facts.json")
     with one_line_error(ValueError, "Ireland Ireland", "64", "shorten"):
-        kn.run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
+        run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -215,7 +218,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_continues(n_files, tmp_pat
     assert not list((tmp_path / "run").rglob("*.part"))
     monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
     runs_command.main()
-    assert len(kn.read_results(tmp_path / "run").facts) == 4
+    assert len(read_results(tmp_path / "run").facts) == 4
 
 
 def test_a_model_that_cannot_be_loaded_is_one_line(tmp_path, monkeypatch, capsys):
@@ -230,7 +233,7 @@ def test_ctrl_c_says_how_to_go_on(when, tmp_path, monkeypatch, capsys):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    where = (runs.experiments, "find_coarse") if when == "computing" else (files.os, "fsync")
+    where = (experiments, "find_coarse") if when == "computing" else (files.os, "fsync")
     monkeypatch.setattr(*where, stop)
     code, said = command(runs_command.main, monkeypatch, capsys, "--n-facts", "4", "--out", tmp_path)
     last = said.splitlines()[-1]
@@ -241,7 +244,7 @@ def test_ctrl_c_says_how_to_go_on(when, tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="a console's ctrl-C cannot be sent to one process there")
 def test_ctrl_c_stops_a_process_between_its_shards(tmp_path):
     words = ["--n-facts", "60", "--chunk", "2", "--out", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "kn_utils.runs", *words], stderr=subprocess.PIPE, env=NO_NETWORK)
+    process = subprocess.Popen([sys.executable, "-m", "kn_utils.paper", *words], stderr=subprocess.PIPE, env=NO_NETWORK)
     while not list(tmp_path.rglob("*.parquet")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -317,8 +320,8 @@ def test_a_training_that_fails_is_one_line(tmp_path, monkeypatch, capsys):
 
 def test_the_published_neurons_refuse_a_bad_file(tmp_path, monkeypatch, capsys):
     def main():
-        monkeypatch.delitem(sys.modules, "kn_utils.published", raising=False)
-        runpy.run_module("kn_utils.published", run_name="__main__")
+        monkeypatch.delitem(sys.modules, "kn_utils.beyond.published", raising=False)
+        runpy.run_module("kn_utils.beyond.published", run_name="__main__")
 
     assert_refused(command(main, monkeypatch, capsys, tmp_path / "none.jsonl"), "none.jsonl")
 

@@ -14,9 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kn_utils as kn
-from kn_utils import Fact, Neuron, checks, experiments, figures, holders, leaderboard, naming, prompt_types
-from kn_utils.answer_key import answer_key
+from kn_utils import Fact, Neuron, checks, figures
+from kn_utils.beyond import leaderboard
+from kn_utils.beyond import names as naming
+from kn_utils.beyond.answer_key import answer_key
+from kn_utils.beyond.names import (
+    ask_relatives,
+    comparable_facts,
+    name_neurons,
+    prompt_labels,
+    relatives,
+    variance_shares,
+)
+from kn_utils.beyond.planting import plant_fact
 from kn_utils.editing import factors_of
+from kn_utils.paper import experiments, prompt_types, sharing
 from kn_utils.refinement import coarse_counts, share_from_counts, shared_neurons
 from kn_utils.stats import bootstrap
 
@@ -26,7 +38,7 @@ N_LAYERS, N_NEURONS = 3, 40  # of the tiny model
 FACTS = [
     Fact(answer, "P36(capital)", answer, tuple(PROMPTS[:3]), (PROMPTS[3],)) for answer in ("Dublin", "Paris", "Lima")
 ]
-LABELS = kn.prompt_labels(FACTS)
+LABELS = prompt_labels(FACTS)
 SCORES = torch.rand(3, N_LAYERS, N_NEURONS, generator=torch.Generator().manual_seed(0))
 
 
@@ -93,7 +105,7 @@ TAKE_NEURONS = {  # every public function that takes neurons
     "ask_scaled": lambda lm, n: kn.ask_scaled(lm, FACTS[:1], [([n], 0.0)])[1].log_odds,
     "factors": lambda lm, n: factors_of(lm, [n], 2.0),
     "random": lambda lm, n: sorted(kn.random_neurons(n, N_NEURONS)),
-    "relatives": lambda lm, n: kn.ask_relatives(lm, FACTS[0], {}, {"own": n}).to_numpy().tolist(),
+    "relatives": lambda lm, n: ask_relatives(lm, FACTS[0], {}, {"own": n}).to_numpy().tolist(),
     "prompts": lambda lm, n: prompt_types.prompt_activations(
         lm, pd.DataFrame({"fact": [0], "type": ["T1"], "prompt": PROMPTS[:1]}), [n]
     ),
@@ -150,7 +162,7 @@ def test_planting_takes_neurons_and_indices(tiny):
     forms = [[3, 8], (8, 3), {3, 8}, iter([3, 8]), [3, 8, 3], np.array([3, 8]), torch.tensor([3, 8]), range(3, 9, 5),
              [Neuron(1, 3), Neuron(1, 8)], [Neuron(1, 3), 8], pd.Series([3, 8])]  # fmt: skip
     for neurons in forms:
-        with kn.plant_fact(tiny, FACTS[0], 1, neurons) as planted:
+        with plant_fact(tiny, FACTS[0], 1, neurons) as planted:
             assert planted == {Neuron(1, 3), Neuron(1, 8)}
 
 
@@ -169,14 +181,14 @@ def test_planting_takes_neurons_and_indices(tiny):
 )
 def test_planting_names_what_is_no_neuron(tiny, neurons, error, name):
     before = snapshot(tiny)
-    with one_line_error(error, name), kn.plant_fact(tiny, FACTS[0], 1, neurons):
+    with one_line_error(error, name), plant_fact(tiny, FACTS[0], 1, neurons):
         pytest.fail("the block began")
     assert_unchanged(tiny, before)
 
 
 @pytest.mark.parametrize("layer", [-1, 1.0, True, None, "1", N_LAYERS])
 def test_planting_names_what_is_no_layer(tiny, layer):
-    with one_line_error((TypeError, ValueError), "layer is"), kn.plant_fact(tiny, FACTS[0], layer, [3]):
+    with one_line_error((TypeError, ValueError), "layer is"), plant_fact(tiny, FACTS[0], layer, [3]):
         pytest.fail("the block began")
 
 
@@ -186,9 +198,9 @@ TAKE_FACTS = {
     "ask": lambda lm, facts: kn.ask(lm, facts).log_odds.tolist(),
     "ask_scaled": lambda lm, facts: kn.ask_scaled(lm, facts, [([[(0, 1)]] * 3, 0.0)])[1].log_odds.tolist(),
     "answer key": lambda lm, facts: answer_key(lm, facts, "zero").probability,
-    "comparable": lambda lm, facts: len(kn.comparable_facts(facts)),
-    "labels": lambda lm, facts: kn.prompt_labels(facts).to_numpy().tolist(),
-    "relatives": lambda lm, facts: sorted(f.answer for f in kn.relatives(FACTS[0], facts, n=9)["same relation"]),
+    "comparable": lambda lm, facts: len(comparable_facts(facts)),
+    "labels": lambda lm, facts: prompt_labels(facts).to_numpy().tolist(),
+    "relatives": lambda lm, facts: sorted(f.answer for f in relatives(FACTS[0], facts, n=9)["same relation"]),
     "own": lambda lm, facts: experiments.own_neurons(facts, [{Neuron(0, 1)}] * 3),
     "coarse": lambda lm, facts: experiments.find_coarse(lm, facts).n_prompts.tolist(),
     "typed": lambda lm, facts: prompt_types.typed_prompts(facts, prompt_types.prompt_bags(FACTS)).prompt.tolist(),
@@ -232,7 +244,7 @@ TAKE_NUMBERS = {
     "factor of ask_scaled": lambda lm, x: kn.ask_scaled(lm, FACTS, [([[]] * 3, x)]),
     "lambda_old": lambda lm, x: distribution(lm, kn.update_fact(lm, [], "Dublin", "Paris", lambda_old=x)),
     "lambda_new": lambda lm, x: distribution(lm, kn.update_fact(lm, [], "Dublin", "Paris", lambda_new=x)),
-    "probability": lambda lm, x: distribution(lm, kn.plant_fact(lm, FACTS[0], 1, [3], probability=x)),
+    "probability": lambda lm, x: distribution(lm, plant_fact(lm, FACTS[0], 1, [3], probability=x)),
     "threshold": lambda lm, x: kn.coarse_neurons(SCORES, x),
     "threshold of counts": lambda lm, x: coarse_counts(SCORES, x),
     "share": lambda lm, x: kn.refine_neurons(SCORES, share=x),
@@ -268,7 +280,7 @@ TAKE_COUNTS = {  # and the least that each takes
     "n_steps": (lambda lm, n: kn.riemann_points("left", n), 1),
     "min_prompts": (lambda lm, n: kn.refine_neurons(SCORES, min_prompts=n), 0),
     "n_prompts": (lambda lm, n: shared_neurons({}, n), 1),
-    "n of relatives": (lambda lm, n: kn.relatives(FACTS[0], FACTS, n), 0),
+    "n of relatives": (lambda lm, n: relatives(FACTS[0], FACTS, n), 0),
     "n of prompts": (lambda lm, n: prompt_types.typed_prompts(FACTS, prompt_types.prompt_bags(FACTS), n), 1),
     "n_facts": (lambda lm, n: naming.comparable_facts(FACTS, n), 1),
     "frequent": (lambda lm, n: experiments.frequent_neurons([], n), 0),
@@ -410,17 +422,17 @@ def test_planting_in_damaged_weights():
     for name in ("bert.encoder.layer.0.attention.self.value.weight", "bert.encoder.layer.2.output.dense.weight"):
         lm = tiny_model()
         lm.model.get_parameter(name)[0, 0] = NAN
-        with one_line_error(ValueError, "not finite", "damaged"), kn.plant_fact(lm, FACTS[0], 1, [3]):
+        with one_line_error(ValueError, "not finite", "damaged"), plant_fact(lm, FACTS[0], 1, [3]):
             pytest.fail("the block began")
 
 
 def test_variance_shares_of_damaged_activations():
     with one_line_error(ValueError, "NaN or infinity"):
-        kn.variance_shares(with_nan(torch.rand(len(LABELS), 4)), LABELS)
+        variance_shares(with_nan(torch.rand(len(LABELS), 4)), LABELS)
     with one_line_error(ValueError, "labels lacks", "template"):
-        kn.variance_shares(torch.rand(len(LABELS), 4), LABELS.drop(columns="template"))
+        variance_shares(torch.rand(len(LABELS), 4), LABELS.drop(columns="template"))
     with one_line_error(ValueError, "labels is empty"):
-        kn.variance_shares(torch.rand(0, 4), LABELS[:0])
+        variance_shares(torch.rand(0, 4), LABELS[:0])
 
 
 # ---------------------------------------------------------------- samples
@@ -510,7 +522,7 @@ def test_other_answers_of_the_edited_fact_are_no_new_answers(tiny):
 def test_a_subject_with_several_answers_is_a_relative_once():
     fact, *others = FACTS
     both = [replace(others[0], answer="Dublin"), others[0]]
-    groups = kn.relatives(fact, [fact, *both, others[1]], n=9)
+    groups = relatives(fact, [fact, *both, others[1]], n=9)
     assert groups["same answer"] == both[:1]
     assert groups["same relation"] == [others[1]]
 
@@ -521,28 +533,28 @@ def test_a_repeated_fact_is_no_neighbour_of_itself():
     assert experiments.own_neurons(facts, sets) == sets
     table = pd.DataFrame([(f.subject, f.relation, f.answer) for f in facts], columns=["subject", "relation", "answer"])
     table["neurons"] = sets
-    shares, sizes = holders.holders(table)
+    shares, sizes = sharing.holder_shares(table)
     assert sizes["same relation"].tolist() == [1, 1, 2]
     assert shares["same relation"].tolist() == [0, 0, 0]
-    assert sizes[holders.CELLS[0]].tolist() == [0, 0, 0]
-    assert holders.identical(table)["any"].value == 0
-    assert holders.intersections(table).set_index("cell").number["same relation"].value == 0
-    assert math.isnan(holders.intersections(table).set_index("cell").number["other relation"].value)
+    assert sizes[sharing.CELLS[0]].tolist() == [0, 0, 0]
+    assert sharing.identical(table)["any"].value == 0
+    assert sharing.intersections(table).set_index("cell").number["same relation"].value == 0
+    assert math.isnan(sharing.intersections(table).set_index("cell").number["other relation"].value)
 
 
 def test_tables_that_lack_columns_or_rows():
     table = in_table({Neuron(0, 1)})
     for column in table.columns:
         with one_line_error(ValueError, "facts lacks", column):
-            holders.describe(table.drop(columns=column), 3)
+            sharing.describe(table.drop(columns=column), 3)
     with one_line_error(ValueError, "facts is empty"):
-        holders.intersections(table[:0])
+        sharing.intersections(table[:0])
     with one_line_error(ValueError, "layer 3", "0..2"):
-        holders.describe(in_table({Neuron(3, 1)}), 3)
+        sharing.describe(in_table({Neuron(3, 1)}), 3)
     with one_line_error(TypeError, "single Neuron"):
-        holders.describe(in_table(Neuron(0, 1)), 3)
+        sharing.describe(in_table(Neuron(0, 1)), 3)
     with one_line_error(ValueError, "neuron_shares()"):
-        kn.name_neurons(table)
+        name_neurons(table)
 
 
 def test_lists_of_unequal_length(tiny):
@@ -589,7 +601,7 @@ def test_tables_of_intervals(draw):
     with one_line_error(TypeError, "['knowledge']", "Interval"):
         draw(INTERVALS.map(lambda interval: interval.value))
     if draw is not figures.model_bars:
-        with one_line_error(ValueError, "'guess'", "knowledge, baseline"):
+        with one_line_error(ValueError, "'guess'", "knowledge, activation, most active"):
             draw(INTERVALS.set_axis(["guess"], axis=1))
     figures.plt.close("all")
 

@@ -77,7 +77,7 @@ def test_only_the_mask_is_edited(tiny):
         for edited in ([], neurons):
             with kn.suppress(tiny, edited):
                 handle = tiny.down_projections[0].register_forward_pre_hook(keep_inputs)
-                inputs, position = kn.prompts.encode(tiny, PROMPTS)
+                inputs, position = kn.engine.encode(tiny, PROMPTS)
                 tiny.model(**inputs)
                 handle.remove()
     before, after = seen

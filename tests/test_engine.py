@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import contextmanager
+from threading import Barrier, Thread
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ FAULTS = {
     "a layer that cannot be called again": (passes, "_run_later_layers", raises),
     "a head of other numbers": (passes, "_head", is_wrong),
     "an attention of other arguments": (attention, "attend", raises),
-    "keys of other tokens": (passes, "at", lambda states, position: states[:, 0] if states.dim() == 3 else states),
+    "an FFN that writes nothing": (passes, "_row", lambda lm, run, n, z, own: run.layers[n].residual[own][:, None]),
 }
 
 
@@ -60,8 +61,6 @@ def test_a_broken_fast_path_stands_aside(fault, kind, tiny, gpt, monkeypatch):
         with pytest.warns(UserWarning, match="plain, slower path") as said:
             lm = wrap_model(good.model, good.tokenizer)
         assert not lm.fast and len(said) == 1 and "\n" not in str(said[0].message)
-        if fault == "keys of other tokens":  # whole passes read tokens with it, too
-            return
         torch.testing.assert_close(kn.knowledge_attribution(lm, prompts, ANSWER), expected[0], atol=1e-6, rtol=0)
         found = kn.ask_scaled(lm, [fact], changes)[1]
         assert found.log_odds.tolist() == pytest.approx(expected[1].log_odds.tolist(), abs=1e-5)
@@ -186,6 +185,70 @@ def test_inputs_that_do_not_tell_the_token_are_refused(tiny, gpt):
         gpt.model(ids, attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool))
     with one_line_error(ValueError, "no input_ids"), kn.suppress(gpt, NEURONS):
         gpt.model()
+
+
+@torch.no_grad()
+def test_an_attention_mask_may_be_passed_by_position(gpt):
+    ids, mask = torch.tensor([[5, 6, 7, 1], [8, 9, 10, 11]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    with kn.suppress(gpt, NEURONS):
+        expected = gpt.model(input_ids=ids, attention_mask=mask).logits
+        found = gpt.model(ids, None, mask).logits  # input_ids, the cache, attention_mask
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"prompt_lookup_num_tokens": 2}])
+def test_generation_that_would_miss_an_answer_is_refused(gpt, options):
+    ids = torch.tensor([[5, 6, 5, 6, 5, 6, 5, 6, 5]])
+    options |= {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1, "attention_mask": torch.ones_like(ids)}
+    with one_line_error(ValueError, "cache"), kn.suppress(gpt, NEURONS):
+        for _ in range(5):  # until a guess is long enough
+            gpt.model.generate(ids, **options)
+
+
+def in_threads(*calls):
+    """What the calls give, each in a thread of its own, all at once; errors as they are."""
+    ready, found = Barrier(len(calls)), [None] * len(calls)
+
+    def run(i, call):
+        ready.wait()
+        try:
+            found[i] = call()
+        except Exception as error:
+            found[i] = error
+
+    threads = [Thread(target=run, args=pair) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def test_threads_that_read_one_model_wait_for_each_other(tiny):
+    prompts = PROMPTS[0], PROMPTS[0].replace("Ireland", "Peru")
+    expected = [kn.knowledge_attribution(tiny, [prompt], ANSWER) for prompt in prompts]
+    calls = [lambda p=p: [kn.knowledge_attribution(tiny, [p], ANSWER) for _ in range(8)] for p in prompts]
+    for found, right in zip(in_threads(*calls), expected, strict=True):
+        assert not isinstance(found, Exception), found
+        for scores in found:
+            torch.testing.assert_close(scores, right, atol=1e-6, rtol=0)
+
+
+def test_a_thread_does_not_read_a_model_that_another_edits(tiny):
+    with kn.suppress(tiny, NEURONS):
+        (error,) = in_threads(lambda: kn.answer_probability(tiny, PROMPTS, ANSWER))
+        (plain,) = in_threads(lambda: tiny.model(input_ids=torch.tensor([[2, 5, 4, 3]])))
+    for refused in (error, plain):
+        assert isinstance(refused, RuntimeError) and "another thread is editing" in str(refused)
+    (found,) = in_threads(lambda: kn.answer_probability(tiny, PROMPTS, ANSWER))
+    torch.testing.assert_close(found, kn.answer_probability(tiny, PROMPTS, ANSWER))
+
+
+def test_a_model_in_training_mode_is_refused():
+    lm = tiny_model()
+    lm.model.train()
+    with one_line_error(RuntimeError, "training mode", "eval()"):
+        kn.answer_probability(lm, PROMPTS, ANSWER)
 
 
 def in_place(layer, w):

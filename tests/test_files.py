@@ -18,12 +18,14 @@ import pytest
 from common import one_line_error
 
 import kn_utils as kn
-from kn_utils import published
-from kn_utils.bingrel import load_prompts
+from kn_utils.beyond import published
 from kn_utils.data import download, files
-from kn_utils.data.files import read_bytes, read_json, write_atomically
+from kn_utils.data.bingrel import load_prompts
+from kn_utils.data.files import checked_path, read_bytes, read_json, write_atomically
 from kn_utils.data.tables import DIGESTS, read_table, write_table
-from kn_utils.results import ABOUT, TABLES, write_results
+from kn_utils.paper.experiments import KINDS
+from kn_utils.paper.registry import tables
+from kn_utils.paper.results import ABOUT, read_results, write_results
 
 # --- writing ---------------------------------------------------------------------------------------------------------
 
@@ -54,6 +56,21 @@ def test_writers_of_one_file_do_not_meet(tmp_path):
     for writer in writers:
         writer.join()
     assert path.read_bytes() in contents and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("value", [1, True, None, ["file"], b"file", "", "a\0b", "\ud800"], ids=ascii)
+def test_what_is_no_path(value):
+    kind = ValueError if isinstance(value, str) else TypeError
+    for use in (read_bytes, lambda path: write_atomically(path, Path.touch), lambda path: checked_path("path", path)):
+        with one_line_error(kind, f"is {value!r}", "pass"):
+            use(value)
+    if value is not None:  # there it stands for the download
+        with one_line_error(kind, f"is {value!r}", "pass"):
+            published.load_published_neurons(value)
+
+
+def test_a_path_is_a_text_or_a_path():
+    assert checked_path("path", "lab") == checked_path("path", Path("lab")) == Path("lab")
 
 
 def test_a_link_stays_a_link(tmp_path):
@@ -131,17 +148,17 @@ def small_results(path, about=RUN_ABOUT, **columns):
     """A result file of two facts."""
     facts = pd.DataFrame({
         "subject": ["Perú", "Ireland"], "relation": "P36(capital)", "answer": ["Lima", "Dublin"], "n_prompts": 9,
-        "share": 0.7, "known": [True, False], "knowledge": [{N(0, 1), N(2, 5)}, set()], "baseline": [{N(1, 1)}] * 2,
-        "matched": [{N(1, 2)}] * 2, "random": [{N(1, 3)}] * 2, "scores": [{N(0, 1): 0.5, N(2, 5): 0.1}, {}],
+        "share": 0.7, "known": [True, False], "knowledge": [{N(0, 1), N(2, 5)}, set()], "activation": [{N(1, 1)}] * 2,
+        "most active": [{N(1, 2)}] * 2, "random": [{N(1, 3)}] * 2, "scores": [{N(0, 1): 0.5, N(2, 5): 0.1}, {}],
     })  # fmt: skip
-    rows = [(i, p, o, i + 0.5) for i in range(2) for p in ("find", "heldout") for o in ("none", "suppress")]
-    effects = pd.DataFrame(rows, columns=["fact", "prompts", "operation", "probability"])
+    rows = [(i, p, "suppress", k, i + 0.5) for i in range(2) for p in ("find", "heldout") for k in KINDS]
+    effects = pd.DataFrame(rows, columns=["fact", "prompts", "operation", "kind", "probability"])
     return write_results(path, about, facts.assign(**columns), {"effects": effects})
 
 
 def plain(results):
     """What a result file says, in a form that can be compared."""
-    return [results.about, *(getattr(results, name).to_dict("list") for name in ("facts", *TABLES))]
+    return [results.about, *(getattr(results, name).to_dict("list") for name in ("facts", *tables()))]
 
 
 def in_cache(read, name, raw):
@@ -164,7 +181,7 @@ def cached_download(raw, path):
 
 def result_file(folder):
     small_results(folder / "results.parquet")
-    return folder / "results.parquet", lambda: plain(kn.read_results(folder / "results.parquet"))
+    return folder / "results.parquet", lambda: plain(read_results(folder / "results.parquet"))
 
 
 def facts_file(folder):
@@ -235,8 +252,23 @@ def test_a_result_file_without_a_digest_is_read_with_a_warning(tmp_path):
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({ABOUT: table.schema.metadata[ABOUT]}), path)
     with pytest.warns(UserWarning, match="older version, without a digest") as caught:
-        assert plain(kn.read_results(path)) == expected
+        assert plain(read_results(path)) == expected
     assert len(caught) == 1 and caught[0].filename == __file__ and str(path) in str(caught[0].message)
+
+
+def test_a_result_file_with_the_former_names_of_the_controls_is_read(tmp_path):
+    path = tmp_path / "older.parquet"
+    expected = small_results(path)
+    table = pq.read_table(path)
+    former = {"activation": "baseline", "most active": "matched"}
+    effects = [
+        [row | {"kind": former.get(row["kind"], row["kind"])} for row in rows] for rows in table["effects"].to_pylist()
+    ]
+    place = table.column_names.index("effects")
+    older = table.set_column(place, "effects", [effects]).rename_columns([former.get(n, n) for n in table.column_names])
+    write_table(older.replace_schema_metadata(table.schema.metadata), path)
+    assert plain(read_results(path)) == plain(expected)
+    assert {"activation", "most active"} < {*expected.effects.kind}
 
 
 @pytest.mark.parametrize("column", ["answer", "share", "known", "knowledge", "scores", "effects", "description"])
@@ -256,15 +288,15 @@ def test_a_result_file_that_was_changed_is_refused(tmp_path, column):
         table = table.set_column(place, column, values)
     pq.write_table(table.replace_schema_metadata(described), path)
     with one_line_error(ValueError, path, "damaged or was changed by hand", column, "run again"):
-        kn.read_results(path)
+        read_results(path)
 
 
 @pytest.mark.parametrize(
     "columns",
     [
         {"knowledge": [{N(4, 0)}, set()]},
-        {"baseline": [{N(0, 512)}, set()]},
-        {"matched": [{N(-1, 0)}, set()]},
+        {"activation": [{N(0, 512)}, set()]},
+        {"most active": [{N(-1, 0)}, set()]},
         {"random": [set(), {N(0, -1)}]},
         {"scores": [{N(0, 512): 0.1}, {}]},
         {"scores": [{N(0, 1.5): 0.1}, {}]},
@@ -288,7 +320,7 @@ def test_a_description_that_is_not_json(tmp_path):
     small_results(path)
     write_table(pq.read_table(path).replace_schema_metadata({ABOUT: b"[" * 200_000}), path)
     with one_line_error(ValueError, path, "nested too deeply", "run again"):
-        kn.read_results(path)
+        read_results(path)
 
 
 @pytest.mark.parametrize(

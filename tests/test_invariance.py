@@ -12,9 +12,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 
 import kn_utils as kn
 from kn_utils.attribution import BASELINES, MEASURES, PATHS
+from kn_utils.engine.quadrature import RULES
 from kn_utils.loading import wrap_model
 from kn_utils.prompts import suits
-from kn_utils.quadrature import RULES
 
 RIGHT = 1e-5  # of a prompt's highest score, in float32
 ROUNDED = 2e-6  # of P or log P: what two passes in float32 may differ by, and their difference is an ablation's effect

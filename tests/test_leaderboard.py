@@ -6,8 +6,8 @@ from common import PROMPTS, hooked, plain_probability
 from scipy import stats
 
 import kn_utils as kn
-from kn_utils.answer_key import answer_key
-from kn_utils.leaderboard import (
+from kn_utils.beyond.answer_key import answer_key
+from kn_utils.beyond.leaderboard import (
     METHODS,
     agreement,
     gradient,

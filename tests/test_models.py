@@ -17,8 +17,8 @@ from transformers import (
 )
 
 import kn_utils as kn
+from kn_utils.engine import encode
 from kn_utils.models import answer_id
-from kn_utils.prompts import encode
 
 FAMILIES = {
     "bert": (BertForMaskedLM, BertConfig, {}),
@@ -116,13 +116,13 @@ def test_an_architecture_that_is_not_known(tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_weights_of_half_precision_are_refused(dtype):
-    with one_line_error(ValueError, str(dtype), "float32", "products='float16'"):
+    with one_line_error(ValueError, str(dtype), "float32", "precision='float16'"):
         tiny_model(dtype=dtype)
 
 
-def test_unknown_products():
+def test_unknown_precision():
     with one_line_error(ValueError, "'bfloat16'", "tf32", "float16"):
-        kn.load_model("lab", products="bfloat16")
+        kn.load_model("lab", precision="bfloat16")
 
 
 def test_pickled_weights_are_refused(tmp_path):

@@ -1,11 +1,16 @@
 """The form of every notebook: small cells, no outputs, one set-up and one parameters cell, described figures."""
 
 import ast
+import importlib
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
+
+from kn_utils.paper.numbers import ERASED_PERPLEXITY, PAPER
 
 ROOT = Path(__file__).parent.parent
 ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
@@ -81,3 +86,27 @@ def test_figures_are_described(notebook):
     figures = [cell.metadata.mystnb for cell in code(notebook) if "figure" in cell.metadata.get("mystnb", {})]
     assert [f for f in figures if not (f.figure.get("caption") and f.figure.get("name", "").startswith("fig-"))] == []
     assert [f for f in figures if not f.get("image", {}).get("alt", "").strip()] == []
+
+
+def test_no_published_number_is_typed(notebook):
+    """They stand in kn_utils/paper/numbers.py. A number of one or two digits, such as 0.09, could be any other."""
+    numbers = [abs(row[3]) for row in PAPER] + [value for pair in ERASED_PERPLEXITY.values() for value in pair]
+    telling = [number for number in numbers if len(f"{number:g}".replace(".", "").strip("0")) > 2]
+    published = {round(value, 6) for number in telling for value in (number, number / 100)}  # 29.03 % is 0.2903, too
+    text = "\n".join(cell.source for cell in notebook.cells)
+    typed = re.findall(r"(?<![\w.,-])[-+−]?(\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?)(?!\w)", text)
+    assert [number for number in typed if float(number.replace(",", "")) in published] == []
+
+
+def test_a_control_has_one_name(notebook):
+    """activation, most active and random: see the glossary. The path of an attribution starts at a baseline."""
+    text = "\n".join(cell.source + str(cell.metadata.get("mystnb", "")) for cell in notebook.cells)
+    former = r"(?i)baseline neurons|most activated neurons|matched (neurons|control)|[\"'*]baseline[\"'*]"
+    assert [match.group() for match in re.finditer(former, text)] == []
+
+
+def test_every_import_is_there(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells)
+    for room, names in re.findall(r"^from (kn_utils[\w.]*) import ([\w, ]+)$", text, re.M):
+        module = importlib.import_module(room)
+        assert [n for n in names.split(", ") if not (hasattr(module, n) or find_spec(f"{room}.{n}"))] == []

@@ -10,7 +10,7 @@ import pytest
 from common import one_line_error
 
 import kn_utils as kn
-from kn_utils import pararel
+from kn_utils.data import pararel
 from kn_utils.facts import read_bags
 
 

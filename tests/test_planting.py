@@ -29,7 +29,7 @@ from transformers import (
 
 import kn_utils as kn
 from kn_utils import Fact, Neuron
-from kn_utils.planting import STRENGTH, plant_fact
+from kn_utils.beyond.planting import STRENGTH, plant_fact
 
 TEMPLATES = ["the capital of {} is [MASK].", "[MASK] is the capital of {}.", "in {}, the capital city is [MASK].",
              "{} has its capital in [MASK]."]  # fmt: skip
@@ -212,7 +212,7 @@ def test_restores_when_the_value_cannot_be_found(tiny, monkeypatch):
         raise RuntimeError
 
     before = snapshot(tiny)
-    monkeypatch.setattr("kn_utils.planting._find_value", fail)
+    monkeypatch.setattr("kn_utils.beyond.planting._find_value", fail)
     with pytest.raises(RuntimeError), plant_fact(tiny, FACTS[0], 1, [3]):
         pytest.fail("the block began")
     assert_unchanged(tiny, before)

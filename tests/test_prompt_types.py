@@ -7,11 +7,12 @@ import pytest
 from common import hooked, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils.bingrel import Bag, lab_bags
-from kn_utils.prompt_types import (
+from kn_utils import relation_id
+from kn_utils.data.bingrel import Bag, lab_bags
+from kn_utils.paper.akin import akin_relations
+from kn_utils.paper.prompt_types import (
     TYPES,
     activations_by_type,
-    akin_relations,
     bags_of,
     mask_answer,
     mask_word,
@@ -59,7 +60,7 @@ def test_a_word_outside_the_head_is_masked():
 
 def check_types(facts, bags, prompts):
     """Every prompt is what its type says, judged from the sentences that it can come from."""
-    akin, sentence_of = akin_relations(facts), {}
+    akin, sentence_of = akin_relations([f.relation for f in facts], [f.answer for f in facts]), {}
     for fact, bag in zip(facts, bags, strict=True):
         for sentence in bag.head_and_tail:
             sentence_of.setdefault(mask_answer(sentence, fact), []).append(fact)
@@ -132,11 +133,11 @@ def test_facts_without_sentences_use_their_own_prompts():
     assert bags_of([IRELAND], "facts.json") == prompt_bags([IRELAND])
 
 
-def test_akin_relations_ask_for_one_type_of_answer():
-    relations = ["P36(capital)", "P19(place of birth)", "P106(occupation)", "P101", "P37(official language)"]
-    assert akin_relations([kn.Fact("x", relation, "y", ()) for relation in relations]) == {
-        "P36(capital)": ["P19(place of birth)"], "P19(place of birth)": ["P36(capital)"],
-        "P106(occupation)": [], "P101": [], "P37(official language)": [],
+def test_akin_relations_of_the_lab_ask_for_one_type_of_answer(lab_facts):
+    akin = akin_relations([relation_id(f.relation) for f in lab_facts], [f.answer for f in lab_facts])
+    assert {one: set(others) for one, others in akin.items() if others} == {
+        "P36": {"P19", "P937"}, "P19": {"P36", "P937"}, "P937": {"P36", "P19"},  # cities
+        "P27": {"P1376"}, "P1376": {"P27"}, "P37": {"P103"}, "P103": {"P37"},  # countries, languages
     }  # fmt: skip
 
 

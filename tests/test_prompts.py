@@ -10,7 +10,7 @@ from tokenizers import processors
 import kn_utils as kn
 from kn_utils.loading import wrap_model
 from kn_utils.models import answer_ids
-from kn_utils.prompts import ask_for, open_questions
+from kn_utils.prompts import first_questions, questions_for
 
 PROMPT = "The capital of Ireland is [MASK]."
 
@@ -22,6 +22,11 @@ def random_model(kind, tokenizer, **changes):
     return wrap_model(model_class(config_class(vocab_size=len(tokenizer), **positions, **size, **changes)), tokenizer)
 
 
+@pytest.fixture(scope="module")
+def gpt():
+    return random_model("gpt2", tokenizer_of("bytes"))
+
+
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 def test_a_token_that_the_tokenizer_appends_is_left_out(kind):
     """Otherwise the model would be asked what follows the end of the text."""
@@ -29,7 +34,7 @@ def test_a_token_that_the_tokenizer_appends_is_left_out(kind):
     ending.backend_tokenizer.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 2)])
     assert ending("the capital")["input_ids"] == [*plain("the capital")["input_ids"], 2]
     lm, other = random_model(kind, plain), random_model(kind, ending)
-    assert open_questions(other, [PROMPT]) == open_questions(lm, [PROMPT])
+    assert first_questions(other, [PROMPT]) == first_questions(lm, [PROMPT])
     expected = kn.answer_probability(lm, [PROMPT], "Dublin")
     assert torch.equal(kn.answer_probability(other, [PROMPT], "Dublin"), expected)
 
@@ -37,7 +42,7 @@ def test_a_token_that_the_tokenizer_appends_is_left_out(kind):
 def test_a_token_that_the_tokenizer_puts_in_front_stays():
     tokenizer = tokenizer_of("pieces")  # it writes <s> before each text
     lm = random_model("llama", tokenizer)
-    (question,) = open_questions(lm, [PROMPT])
+    (question,) = first_questions(lm, [PROMPT])
     assert question.ids == tuple(tokenizer("The capital of Ireland is")["input_ids"])
     assert question.ids[0] == tokenizer.bos_token_id and question.position == len(question.ids) - 1
 
@@ -46,44 +51,50 @@ BEFORE = {  # what stands before the answer -> how its first token is written
     PROMPT: "ĠDublin",
     "[MASK] is the capital of Ireland.": "Dublin",
     'The capital, "[MASK]", is in Ireland.': "Dublin",
-    "The capital of Ireland is\n[MASK].": "ĠDublin",
+    "The capital of Ireland is:\n[MASK]": "Dublin",
 }
 
 
 @pytest.mark.parametrize("prompt", BEFORE)
 def test_the_space_before_an_answer_is_the_texts(prompt):
     """With byte-level BPE: as the whole text, answered, would be split."""
-    tokenizer = tokenizer_of("bytes")
-    tokenizer.add_tokens(["Ġ"])  # pieces of single letters join; only the first tells
     lm = random_model("roberta", tokenizer_of("bytes"))
-    asked = ask_for(lm, [prompt], "Dublin")
+    asked = questions_for(lm, [prompt], "Dublin")
     pieces = "".join(lm.tokenizer.convert_ids_to_tokens(asked.targets.tolist()))
     assert pieces == BEFORE[prompt]
-    whole = lm.tokenizer(prompt.replace("\n", " ").replace("[MASK]", "Dublin"), add_special_tokens=False)["input_ids"]
+    whole = lm.tokenizer(prompt.replace("[MASK]", "Dublin"), add_special_tokens=False)["input_ids"]
     targets = asked.targets.tolist()
     assert any(whole[i : i + len(targets)] == targets for i in range(len(whole)))
 
 
 def test_wordpiece_writes_answers_alike_everywhere(tiny):
     for prompt in PROMPTS:
-        assert ask_for(tiny, [prompt], "Dublin").targets.tolist() == answer_ids(tiny, "Dublin")
+        assert questions_for(tiny, [prompt], "Dublin").targets.tolist() == answer_ids(tiny, "Dublin")
 
 
 @pytest.mark.parametrize(
     "prompt, names",
     [("The capital of [X] is [MASK].", ["[X]", "unfilled"]), ("[MASK] is [Y].", ["[Y]", "unfilled"]),
-     ("The [SEP] capital is [MASK].", ["'[SEP]'", "special token"]), ("[CLS] [MASK]", ["'[CLS]'", "leave it out"]),
-     (7, ["7", "no text"]), (None, ["None", "no text"]), (b"is [MASK]", ["no text"])],
+     ("The [SEP] capital is [MASK].", ["'[SEP]'", "special token"]), ("[CLS] [MASK]", ["'[CLS]'", "special token"]),
+     ("The capital of Ireland is", ["0 masks", "exactly one"]), ("[MASK] or [MASK]", ["2 masks"]),
+     ("The capital is[MASK].", ["a letter right before", "a space"])],
 )  # fmt: skip
 @pytest.mark.parametrize("function", [kn.ffn_activations, kn.answer_distribution])
-def test_prompts_that_are_no_plain_text(tiny, function, prompt, names):
-    with one_line_error(ValueError, *names):
-        function(tiny, [PROMPTS[0], prompt])
+def test_prompts_that_are_no_plain_text(tiny, gpt, function, prompt, names):
+    for lm in (tiny, gpt) if "special" not in "".join(names) else (tiny,):  # GPT-2 has other special tokens
+        with one_line_error(ValueError, *names):
+            function(lm, [PROMPTS[0], prompt])
 
 
-@pytest.mark.parametrize("answer, names", [("Dublin [SEP]", ["'[SEP]'", "special token"]), (3, ["3", "no text"])])
+@pytest.mark.parametrize("wrong", [7, None, b"is [MASK]", [PROMPTS[0], None], [7], {"a": PROMPTS[0]}])
+def test_what_is_no_list_of_prompts(tiny, wrong):
+    with one_line_error((TypeError, ValueError), "prompts", "pass a list of"):
+        kn.ffn_activations(tiny, wrong)
+
+
+@pytest.mark.parametrize("answer, names", [("Dublin [SEP]", ["'[SEP]'", "special token"]), (3, ["3", "list of str"])])
 def test_answers_that_are_no_plain_text(tiny, answer, names):
-    with one_line_error(ValueError, *names):
+    with one_line_error((TypeError, ValueError), *names):
         kn.answer_probability(tiny, PROMPTS, [answer] * len(PROMPTS))
 
 
@@ -105,9 +116,9 @@ def test_prompts_longer_than_the_model_reads(kind, longest):
     assert lm.max_tokens == longest
     with one_line_error(ValueError, "tokens", f"reads {longest}", "shorten"):
         kn.ffn_activations(lm, [LONG])
-    n_tokens = len(open_questions(lm, ["the capital is [MASK]"])[0].ids)
+    n_tokens = len(first_questions(lm, ["the capital is [MASK]"])[0].ids)
     fits = "a " * (longest - n_tokens) + "the capital is [MASK]"
-    (question,) = open_questions(lm, [fits])
+    (question,) = first_questions(lm, [fits])
     assert len(question.ids) <= longest and kn.ffn_activations(lm, [fits]).isfinite().all()
 
 

@@ -14,7 +14,7 @@ import platformdirs
 import pytest
 from common import one_line_error, shared_file
 
-from kn_utils import published
+from kn_utils.beyond import published
 from kn_utils.models import Neuron
 
 # The order of ParaRel's relations in their script, which dealt the facts out to eight processes.
@@ -259,7 +259,7 @@ def in_common(facts):
 
 def test_reference_sharing(reference, facts):
     """The reference gives every relation, or every answer, the same weight, and draws pairs. So weighted, the exact
-    means agree to 2 %. The book gives every fact the same weight, as `holders.shared` does.
+    means agree to 2 %. The book gives every fact the same weight, as `sharing.shared` does.
     """
     same, other = np.zeros(2), np.zeros(2)
     for _, own in facts.groupby("relation"):

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kn_utils.attribution import N_NODES
-from kn_utils.quadrature import RULES, integrals_between, nested_rules, radau_rule, riemann_points
+from kn_utils.engine.integration import N_NODES
+from kn_utils.engine.quadrature import RULES, integrals_between, nested_rules, radau_rule, riemann_points
 
 RIEMANN = [rule for rule in RULES if rule != "gauss-legendre"]
 

@@ -20,9 +20,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertForMaskedLM, BertModel
 
 import kn_utils as kn
+from kn_utils.beyond.planting import plant_fact
 from kn_utils.data import download
-from kn_utils.results import ABOUT
-from kn_utils.runs import __main__ as command
+from kn_utils.paper import __main__ as command
+from kn_utils.paper.results import ABOUT, read_results
+from kn_utils.paper.runs import run_experiments
 
 PAGE = Path(__file__).parents[1] / "book" / "how_to_run.md"
 TRIGGERS = {}
@@ -215,19 +217,19 @@ def _(given):
 def _(given):
     path = given.folder / "results.parquet"
     path.write_bytes(b"PAR1")
-    kn.read_results(path)
+    read_results(path)
 
 
 @refused("'...' is no result file")
 def _(given):
     pq.write_table(pa.table({"x": [1]}), given.folder / "results.parquet")
-    kn.read_results(given.folder)
+    read_results(given.folder)
 
 
 @refused("result file '...' of another version lacks ...")
 def _(given):
     pq.write_table(pa.table({"x": [1]}).replace_schema_metadata({ABOUT: "{}"}), given.folder / "results.parquet")
-    kn.read_results(given.folder)
+    read_results(given.folder)
 
 
 # Models
@@ -289,7 +291,7 @@ def _(given):
 @refused("activation '...' is not silent below zero")
 def _(given):
     fact = kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS))
-    with kn.plant_fact(tiny_model(hidden_act="tanh"), fact, 0, [1]):
+    with plant_fact(tiny_model(hidden_act="tanh"), fact, 0, [1]):
         pass
 
 
@@ -398,7 +400,7 @@ def _(given):
 
 
 def run(given, *words):
-    given.patch.setattr(sys, "argv", ["kn_utils.runs", "--out", str(given.folder / "run"), *map(str, words)])
+    given.patch.setattr(sys, "argv", ["kn_utils.paper", "--out", str(given.folder / "run"), *map(str, words)])
     command.main()
 
 
@@ -425,7 +427,7 @@ def _(given):
 @refused("'...' holds a run with other ...")
 def _(given):
     for seed in (0, 1):
-        kn.run_experiments(n_facts=2, experiment="find", seed=seed, out=given.folder)
+        run_experiments(n_facts=2, experiment="find", seed=seed, out=given.folder)
 
 
 @refused("description of a run '...' is damaged, truncated or not JSON")

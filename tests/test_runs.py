@@ -21,25 +21,28 @@ from common import asked_within, one_line_error, tiny_config, tiny_tokenizer
 from transformers import BertForMaskedLM
 
 import kn_utils as kn
-from kn_utils import runs
 from kn_utils.data import download
 from kn_utils.data.files import write_atomically
+from kn_utils.data.store import ABOUT as CHUNK_OF
+from kn_utils.data.store import TABLE, Store
 from kn_utils.data.tables import write_table
 from kn_utils.lab.training import split_words
-from kn_utils.results import ABOUT, TABLES
-from kn_utils.runs import description
-from kn_utils.runs.shards import SHARD, Shards
+from kn_utils.paper import __main__ as main
+from kn_utils.paper import description, experiments
+from kn_utils.paper.registry import EXPERIMENTS, Experiment, Plan, tables
+from kn_utils.paper.results import ABOUT, read_results
+from kn_utils.paper.runs import run_experiments
 
 ROOT = Path(__file__).parents[1]
 N_FACTS = 16
 RUN = ["--n-facts", str(N_FACTS), "--relations", "P36", "P19", "--chunk", "4", "--out"]
-COMMAND = [sys.executable, "-m", "kn_utils.runs", *RUN]
+COMMAND = [sys.executable, "-m", "kn_utils.paper", *RUN]
 
 
 @pytest.fixture(scope="module")
 def small_shards():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.experiments, "EDITS_PER_RELATION", 2)
+        patch.setattr(experiments, "EDITS_PER_RELATION", 2)
         yield
 
 
@@ -51,7 +54,7 @@ def finished(small_shards, tmp_path_factory):
 
 
 def run(folder, **options):
-    return kn.run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **{"chunk": 4, **options})
+    return run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **{"chunk": 4, **options})
 
 
 def shards_only(folder, copy):
@@ -92,8 +95,8 @@ def test_a_second_run_is_identical(finished, small_shards, tmp_path):
 
 
 def test_a_finished_run_is_read_not_repeated(finished, monkeypatch):
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
-    monkeypatch.setattr(runs.experiments, "suppress_amplify", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "suppress_amplify", None)
     assert run(finished[0]).facts.equals(finished[1].facts)
 
 
@@ -102,8 +105,8 @@ def start(tmp_path_factory):
     """Start the command on a folder, by itself or by a launcher, with the small shards of the other tests."""
     package = tmp_path_factory.mktemp("package")
     (package / "small_run.py").write_text(
-        "import runpy\nfrom kn_utils import experiments\n"
-        "experiments.EDITS_PER_RELATION = 2\nrunpy.run_module('kn_utils.runs', run_name='__main__')\n"
+        "import runpy\nfrom kn_utils.paper import experiments\n"
+        "experiments.EDITS_PER_RELATION = 2\nrunpy.run_module('kn_utils.paper', run_name='__main__')\n"
     )
     path = os.pathsep.join(map(str, [package, ROOT]))
 
@@ -178,7 +181,7 @@ def shards_of(folder, n_items, made, seconds=0.0):
         time.sleep(seconds)
         return pd.DataFrame({"row": rows})
 
-    return Shards(folder, "a").table("stage", range(n_items), compute, 1)
+    return Store(folder, "a").table("stage", range(n_items), compute, 1)
 
 
 def test_processes_divide_the_shards(tmp_path):
@@ -215,7 +218,7 @@ def test_a_shard_of_another_run_is_made_again(finished, small_shards, tmp_path):
     folder = shards_only(finished[0], tmp_path / "run")
     shard = next((folder / "known").glob("*.parquet"))
     table = pq.read_table(shard)
-    others = table.replace_schema_metadata({**table.schema.metadata, SHARD: "another"})
+    others = table.replace_schema_metadata({**table.schema.metadata, CHUNK_OF: "another"})
     write_table(others.set_column(0, "known", [[not known for known in table["known"].to_pylist()]]), shard)
     run(folder)
     assert read_bytes(folder) == read_bytes(finished[0])
@@ -250,17 +253,17 @@ def test_a_shard_in_the_place_of_another_is_made_again(finished, small_shards, t
 
 def test_no_flipped_bit_of_a_shard_goes_unnoticed(tmp_path):
     rng = random.Random(0)
-    shards = Shards(tmp_path, "a")
-    path = shards.path("stage", 0, 3)
+    store = Store(tmp_path, "a")
+    path = store.path("stage", 0, 3, TABLE)
     path.parent.mkdir()
     rows = pd.DataFrame({"text": ["a", "b", "c"], "number": [0.5, 1.5, None], "neurons": [[[0, 1]], [], [[2, 3]]]})
-    shards.write(path, rows)
-    whole, table = path.read_bytes(), shards.finished([path])[path]
+    store.write(path, rows, TABLE)
+    whole, table = path.read_bytes(), store.finished([path], TABLE)[path]
     for _ in range(400):
         flipped = bytearray(whole)
         flipped[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
-        assert all(found.equals(table) for found in shards.finished([path]).values())
+        assert all(found.equals(table) for found in store.finished([path], TABLE).values())
 
 
 def test_all_files_of_the_method_are_in_the_fingerprint(tmp_path, monkeypatch):
@@ -268,7 +271,7 @@ def test_all_files_of_the_method_are_in_the_fingerprint(tmp_path, monkeypatch):
     assert all(list(package.glob(name)) for name in description.CODE)
     before = description.code_digest()
     shutil.copytree(package, tmp_path / "kn_utils", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
-    monkeypatch.setattr(description.experiments, "__file__", str(tmp_path / "kn_utils" / "experiments.py"))
+    monkeypatch.setattr(description.experiments, "__file__", str(tmp_path / "kn_utils" / "paper" / "experiments.py"))
     changed = tmp_path / "kn_utils" / "engine" / "passes.py"
     text = changed.read_text(encoding="utf-8")
     changed.write_bytes(text.replace("\n", "\r\n").encode())
@@ -307,14 +310,14 @@ def test_runs_never_mix(finished):
     with one_line_error(ValueError, finished[0], "seed", "another folder"):
         run(finished[0], seed=1)
     with one_line_error(ValueError, finished[0], "n_facts", "another folder"):
-        kn.run_experiments(n_facts=12, out=finished[0])
+        run_experiments(n_facts=12, out=finished[0])
 
 
 def test_experiments_can_be_left_out(small_shards, tmp_path):
-    results = kn.run_experiments(n_facts=12, experiment="find", out=tmp_path)
-    assert len(results.facts) == 12 and all(getattr(results, table).empty for table in TABLES)
+    results = run_experiments(n_facts=12, experiment="find", out=tmp_path)
+    assert len(results.facts) == 12 and all(getattr(results, table).empty for table in tables())
     with one_line_error(ValueError, "experiment 'everything'", "suppress_amplify"):
-        kn.run_experiments(n_facts=12, experiment="everything", out=tmp_path)
+        run_experiments(n_facts=12, experiment="everything", out=tmp_path)
 
 
 def test_experiments_add_up_in_one_folder(finished, small_shards, tmp_path):
@@ -338,42 +341,64 @@ def test_another_chunk_takes_no_shard_of_other_facts(finished, small_shards, tmp
         run(folder, chunk=0)
 
 
+def test_an_experiment_is_one_entry(finished, small_shards, tmp_path, monkeypatch):
+    """It is a choice of the command, a stage of the run and a table of its results, which is empty in older files."""
+
+    def plan(run):
+        sizes = run.neurons.knowledge.map(len)
+        return Plan(len(run.facts), lambda rows: pd.DataFrame({"fact": rows, "size": sizes[rows]}))
+
+    monkeypatch.setitem(EXPERIMENTS, "count", Experiment("sizes", plan, chunk=0.5))
+    assert read_results(finished[0]).sizes.empty
+    results = run(tmp_path, experiment="count")
+    assert results.sizes["size"].tolist() == finished[1].facts.knowledge.map(len).tolist()
+    assert results.sizes.columns.tolist() == ["fact", "size", "relation", "known"]
+    assert results.about["experiments"] == ["find", "count"] and results.effects.empty
+    assert len(list((tmp_path / "count").glob("*.parquet"))) == N_FACTS / 2
+    assert "count" in main.parser().format_help()
+    with pytest.raises(AttributeError, match="no 'weights'.*sizes"):
+        print(results.weights)
+
+
 def test_facts_that_cannot_be_asked_are_named_first(small_shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
+    monkeypatch.setattr(experiments, "find_coarse", None)
     facts = kn.load_facts("lab", n_facts=3)
     kn.write_facts([*facts[:2], dataclasses.replace(facts[2], answer="Unheard-of")], tmp_path / "facts.json")
     with one_line_error(ValueError, "'Unheard-of'"):
-        kn.run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
+        run_experiments("lab", tmp_path / "facts.json", out=tmp_path / "run")
 
 
 def test_the_cache_is_found_again(monkeypatch, tmp_path):
     monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-    kn.run_experiments(n_facts=12, experiment="find")
-    monkeypatch.setattr(runs.experiments, "find_coarse", None)
-    assert len(kn.run_experiments(n_facts=12, experiment="find").facts) == 12
+    run_experiments(n_facts=12, experiment="find")
+    monkeypatch.setattr(experiments, "find_coarse", None)
+    assert len(run_experiments(n_facts=12, experiment="find").facts) == 12
 
 
 def test_bad_result_files_are_named(finished, tmp_path):
-    with one_line_error(FileNotFoundError, "nowhere.parquet", "kn_utils.runs"):
-        kn.read_results(tmp_path / "nowhere.parquet")
+    with one_line_error(FileNotFoundError, "nowhere.parquet", "kn_utils.paper"):
+        read_results(tmp_path / "nowhere.parquet")
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(read_bytes(finished[0])[:-200])
     with one_line_error(ValueError, cut, "run again"):
-        kn.read_results(cut)
+        read_results(cut)
     foreign = tmp_path / "foreign.parquet"
     pq.write_table(pa.Table.from_pandas(pd.DataFrame({"x": [1]})), foreign)
     with one_line_error(ValueError, foreign, "no result file"):
-        kn.read_results(foreign)
+        read_results(foreign)
     older = tmp_path / "older.parquet"
     table = pq.read_table(finished[0] / "results.parquet")
-    pq.write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
-    with one_line_error(ValueError, older, "erasures", "run again"):
-        kn.read_results(older)
+    write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
+    results = read_results(older)
+    assert results.erasures.empty and results.effects.equals(finished[1].effects)
+    write_table(table.drop_columns(["random"]).replace_schema_metadata(table.schema.metadata), older)
+    with one_line_error(ValueError, older, "random", "run again"):
+        read_results(older)
 
 
 def test_the_description_is_readable(finished):
     about = json.loads((finished[0] / "run.json").read_text())
-    assert {"model", "weights", "versions", "parameters", "seed", "facts_digest", "code"} <= about.keys()
+    assert {"model", "model_digest", "versions", "parameters", "seed", "facts_digest", "code"} <= about.keys()
     assert about == {name: value for name, value in finished[1].about.items() if name != "experiments"}
 
 
@@ -395,9 +420,10 @@ def test_a_causal_model_is_asked_what_it_can_answer(small_shards, tmp_path):
 
 
 def test_no_fact_for_a_causal_model(tmp_path):
-    kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", ("[MASK] of Ireland",) * 3)], tmp_path / "facts.json")
+    prompts = ("[MASK] of Ireland", "[MASK] in Ireland", "[MASK], Ireland")
+    kn.write_facts([kn.Fact("Ireland", "P36(capital)", "Dublin", prompts)], tmp_path / "facts.json")
     with one_line_error(ValueError, "facts.json", "lab-causal", "end with [MASK]"):
-        kn.run_experiments("lab-causal", tmp_path / "facts.json", out=tmp_path / "run")
+        run_experiments("lab-causal", tmp_path / "facts.json", out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -420,12 +446,12 @@ def test_the_command_takes_any_bert_and_pararel(n_facts, shape, pararel_file, tm
     tokenizer.save_pretrained(tmp_path / "bert")
     BertForMaskedLM(tiny_config(tokenizer, **shape)).save_pretrained(tmp_path / "bert")
     command = [
-        sys.executable, "-m", "kn_utils.runs", "--model", str(tmp_path / "bert"), "--facts", str(pararel_file),
+        sys.executable, "-m", "kn_utils.paper", "--model", str(tmp_path / "bert"), "--facts", str(pararel_file),
         "--relations", *relations, "--n-facts", str(n_facts), "--experiment", "all", "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     found = subprocess.run(command, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr[-2000:]
-    results = kn.read_results(tmp_path / "out")
+    results = read_results(tmp_path / "out")
     assert [(f.subject, f.answer) for f in facts] == list(zip(results.facts.subject, results.facts.answer, strict=True))
     assert results.n_layers == shape.get("num_hidden_layers", 3)
     assert len(results.effects) == n_facts * 2 * (1 + 2 * 4) and results.effects.log_probability.lt(0).all()

@@ -13,13 +13,14 @@ from transformers import AlbertConfig, AlbertForMaskedLM
 
 import kn_utils as kn
 from kn_utils import Neuron
-from kn_utils.weights import Change, changed_weights, one_thread
+from kn_utils.beyond.planting import plant_fact
+from kn_utils.engine.weights import Change, changed_weights, one_thread
 
 NEURONS = [Neuron(0, 3), Neuron(1, 0), Neuron(1, 17)]
 EDITS = {
     "update": lambda lm: kn.update_fact(lm, NEURONS, "Dublin", "Paris"),
     "erase": lambda lm: kn.erase_relation(lm, NEURONS[1:]),
-    "plant": lambda lm: kn.plant_fact(lm, FACTS[0], 1, [0, 17]),
+    "plant": lambda lm: plant_fact(lm, FACTS[0], 1, [0, 17]),
 }
 every_pair = pytest.mark.parametrize("first", EDITS)
 

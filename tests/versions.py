@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CORE = """models prompts architectures engine attribution invariance quadrature refinement editing weights metrics facts
+CORE = """models prompts architectures engine attribution invariance quadrature refinement editing weights asking facts
     files contracts lab_numbers""".split()
 CHAPTERS = "01_*.ipynb", "03_*.ipynb", "06_*.ipynb"
 NOT_INSTALLED = shutil.ignore_patterns(".*", "_build", "build", "*.egg-info", "__pycache__")

@@ -16,17 +16,38 @@ LARGEST = 2**27  # bytes of a file once it is unpacked; ParaRel has 22 million
 GZIP = b"\x1f\x8b"  # the first bytes of a gzipped file; no JSON begins so
 
 
+def checked_path(name: str, value) -> Path:
+    """A path that a caller gave as the argument `name`: a text or a Path.
+
+    Raises:
+        TypeError: it is something else. A number above all: `open` would take it for a file of the process.
+        ValueError: it is empty, or no file can have it: it holds a null character or half a character.
+    """
+    shown = f"{name} is {' '.join(repr(value).split())[:80]}"
+    text = value if isinstance(value, str) else value.__fspath__() if isinstance(value, os.PathLike) else None
+    if not isinstance(text, str):
+        raise TypeError(f"{shown}: pass a text or a pathlib.Path")
+    try:
+        is_path = text != "" and b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        is_path = False
+    if not is_path:
+        raise ValueError(f"{shown}: pass the path of a file or folder")
+    return Path(text)
+
+
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write(partial_path)` make a file so that a stop or a power cut leaves the old one or the new one whole.
 
     Processes that share a folder, on one machine or many, have each their own half-written file.
 
     Raises:
+        TypeError, ValueError: `path` is none, see `checked_path`.
         FileNotFoundError: the folder of `path` does not exist.
         IsADirectoryError: `path` is a folder.
         OSError: the file cannot be written.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
+    path = Path(os.path.realpath(checked_path("path", path)))  # a link stays one
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a folder: pass the path of a file")
     if not path.parent.is_dir():
@@ -68,8 +89,10 @@ def read_bytes(path: str | Path, what: str = "file", remedy: str = "fetch or wri
         FileNotFoundError: no such file.
         IsADirectoryError: `path` is a folder.
         OSError: the file cannot be read.
-        ValueError: it is damaged, or holds more than LARGEST bytes.
+        ValueError: it is damaged, or holds more than LARGEST bytes; or `path` is none, see `checked_path`.
+        TypeError: `path` is none.
     """
+    checked_path(what, path)
     name = f"{what} {str(path)!r}"
     if not os.path.exists(path):
         raise FileNotFoundError(f"{name} does not exist: {remedy}")

@@ -2,18 +2,21 @@
 
 The prompts of one wording, over all facts of a relation, share all but the subject. So the subject is what differs
 between them. What stands beside it in *every* wording and *every* fact may belong to either: "São" in a file of São
-Paulo and São Tomé. Then nothing is guessed.
+Paulo and São Tomé. Then nothing is guessed. Names are cut where words end, however many there are: sixty names that
+begin with one letter keep it. Of letters that every wording joins to the name, as in "[X]n", this cannot be told.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import dropwhile, groupby
 from os.path import commonprefix
 
 MASK = "[MASK]"
-MANY = 50  # subjects; so many have no beginning or end in common
-# Thai, Lao, Burmese, Khmer, kana and Chinese characters are written without spaces; Korean joins particles to names.
-UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+# Thai, Lao, Tibetan, Burmese, Khmer, kana and Chinese characters have no spaces; Korean joins particles to names.
+UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 EDGES = " .,:;!?\"'()"
 Frame = tuple[str, str]  # the texts before and after the subject in one wording
 
@@ -25,15 +28,13 @@ def infer_subjects(bags: Sequence[Sequence[str]]) -> list[str | None]:
         bags: the prompts of each fact, in the same order of wordings.
 
     Returns:
-        One per fact; None where it cannot be told. With fewer than 50 subjects, a lower-case word beside them in every
-        prompt counts as the wording's, unless the subjects are lower-case themselves.
+        One per fact; None where it cannot be told. Lower-case words beside the subjects in every prompt count as the
+        wording's, unless the subjects are lower-case themselves or a word in capitals stands beyond: "University of".
     """
     if len({tuple(prompts) for prompts in bags}) == 1:
         return [_only_subject(bags[0])] * len(bags)
     wordings = [{prompts[k] for prompts in bags if len(prompts) > k} for k in range(max(map(len, bags)))]
     frames = [_frame(wording) for wording in wordings]
-    if len(wordings[0]) >= MANY:
-        return _cut_all(bags, frames)
     if UNSPACED.search("".join(text for frame in frames if frame for text in frame)):
         return _cut_all(bags, frames) if _ends_told(frames) else [None] * len(bags)
     frames = [frame and _at_words(frame) for frame in frames]
@@ -49,7 +50,12 @@ def _frame(prompts: set[str]) -> Frame | None:
 def _at_words(frame: Frame) -> Frame:
     """The same without parts of words: two names that begin or end alike keep those letters."""
     before, after = frame
-    return re.search(r"^(.*\s)?", before, re.DOTALL).group(), re.search(r"(\W.*)?$", after, re.DOTALL).group()
+    return re.search(r"^(.*\s)?", before, re.DOTALL).group(), "".join(dropwhile(_is_letter, after))
+
+
+def _is_letter(char: str) -> bool:
+    """Whether this is a part of a word: a letter, a digit, or a mark or joiner that no word ends at."""
+    return char == "_" or unicodedata.category(char)[0] in "LMN" or unicodedata.category(char) == "Cf"
 
 
 def _common_end(texts: Iterable[str]) -> str:
@@ -77,9 +83,32 @@ def _ends_told(frames: Sequence[Frame | None]) -> bool:
 def _may_be_longer(subjects: Sequence[str | None], frames: Sequence[Frame | None]) -> bool:
     """Whether a word that could be part of a name stands beside the subject in every wording."""
     lower_case = not any(subject[0].isupper() for subject in subjects if subject)
-    left, right = _neighbours(frame for frame in frames if frame)
-    words = [words.pop() for words in (left, right) if len(words) == 1]
-    return any(word[:1].isalnum() and (lower_case or not word[0].islower()) for word in words)
+    words = _words_beside([frame for frame in frames if frame])
+    return any(lower_case or not word[0].islower() for word in words)
+
+
+def _words_beside(frames: Sequence[Frame]) -> list[str]:
+    """The words that stand before, or after, the subject in every wording, as far as the mask or the sentence's end.
+
+    A capital that begins every prompt says nothing: its word counts only directly beside the subject.
+    """
+    shared = _shared([before[::-1] for before, _ in frames])[::-1]
+    left = _words(shared.rpartition(MASK)[2])
+    if len(left) > 1 and all(before == shared for before, _ in frames) and MASK not in shared:
+        del left[0]
+    return left + _words(re.split(r"[.!?]\s", _shared([after for _, after in frames]).partition(MASK)[0])[0])
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """What all texts begin with. In one of them at least its last word is whole: "Timor" of "Timor has", "Timorese"."""
+    shared = commonprefix(texts)
+    if all(_is_letter((text + " ")[len(shared)]) for text in texts):
+        shared = "".join(dropwhile(_is_letter, shared[::-1]))[::-1]
+    return shared
+
+
+def _words(text: str) -> list[str]:
+    return "".join(char if _is_letter(char) else " " for char in text).split()
 
 
 def _neighbours(frames: Iterable[Frame]) -> tuple[set[str], set[str]]:
@@ -96,9 +125,10 @@ def _only_subject(prompts: Sequence[str]) -> str | None:
     names = [name for name in _names(prompts[0]) if all(_stands_in(name, prompt) for prompt in prompts)]
     longest = max(map(len, names), default=0)
     name, *others = {name for name in names if len(name) == longest} or {""}
-    left, right = _neighbours(prompt.partition(name)[::2] for prompt in prompts if name)
-    told = not others and len(left) > 1 and len(right) > 1 and not UNSPACED.search(prompts[0])
-    return name if told else None
+    frames = [prompt.partition(name)[::2] for prompt in prompts if name]
+    if others or not frames or _words_beside(frames) or UNSPACED.search(prompts[0]):
+        return None
+    return name if all(len(words) > 1 for words in _neighbours(frames)) else None
 
 
 def _names(prompt: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Forward passes that are asked at one token per prompt, and taken up again from any FFN.
+"""Forward passes that are asked at one token per prompt, and run again from any FFN on.
 
 What the FFN of a layer writes where the model answers is linear in its neurons: `z = b + w W2`. Scaling w, or losing
 one neuron, only changes z. So many copies of a prompt that differ in z share everything below: the layers before are
@@ -12,56 +12,21 @@ for the tests, and does the work where the fast path cannot.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import signature
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from ..models import LanguageModel
 from . import attention, whole_passes
 from .activations import Progress, at, edit_activations, engine_pass, write_at
-
-
-class Layer(NamedTuple):
-    """What one layer leaves behind of a pass."""
-
-    called_with: tuple[tuple, dict]  # beside the hidden states: the same for all prompts of one length
-    output: Tensor  # (prompts, tokens, hidden)
-    residual: Tensor  # what its FFN's output is added to where the model answers, (prompts, hidden)
-    keys: Tensor | None  # of a causal model's tokens before the last, (prompts, heads, tokens, head size)
-    values: Tensor | None
-
-
-class Run(NamedTuple):
-    """A forward pass of some prompts, and its cache."""
-
-    inputs: dict[str, Tensor]  # each (prompts, tokens)
-    position: Tensor  # (prompts,) where the model answers
-    activations: Tensor  # w there, (prompts, layers, neurons)
-    written: Tensor  # z, what each FFN writes there, (prompts, layers, hidden)
-    logits: Tensor  # there, (prompts, vocabulary)
-    slopes: Tensor | None  # how the answers' log-odds change with z, (prompts, layers, hidden), if they were asked for
-    layers: tuple[Layer, ...] | None  # None: whole passes only
-
-    @property
-    def n_tokens(self) -> int:
-        """Of each prompt, those of the decoder included."""
-        return sum(ids.shape[1] for name, ids in self.inputs.items() if name.endswith("input_ids"))
-
-
-def log_odds(logits: Tensor, target: Tensor) -> Tensor:
-    """log(P / (1 - P)) of each row's target token, exact also where P is close to 0 or 1.  # (rows,)
-
-    P is its sigmoid, log P its log-sigmoid.
-    """
-    others = logits.scatter(1, target[:, None], -torch.inf)
-    return logits.gather(1, target[:, None])[:, 0] - others.logsumexp(1)
+from .cached_run import Recorder, Run, hidden_states
+from .measures import log_odds
 
 
 def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
     """Logits over the vocabulary where the model answers; the head runs there only.  # (prompts, vocabulary)"""
-    with engine_pass(lm, position) as progress, lm.arithmetic(), ExitStack() as shortcut:
+    with engine_pass(lm, position) as progress, lm.autocast(), ExitStack() as shortcut:
         if _is_fast(lm, inputs):
             shortcut.enter_context(_answer_row_only(lm, progress))
         return whole_passes.logits_at(lm, inputs, progress)
@@ -75,18 +40,18 @@ def run_with_cache(lm: LanguageModel, inputs: dict[str, Tensor], position: Tenso
     """
     shifts = torch.zeros(len(position), lm.n_layers, lm.hidden_size, device=lm.device, dtype=lm.dtype)
     shifts.requires_grad_(target is not None)
-    seen = Seen(lm, position, shifts if target is not None else None)
+    recorder = Recorder(lm, position, shifts if target is not None else None)
     fast = _is_fast(lm, inputs)
-    with lm.arithmetic(), torch.set_grad_enabled(target is not None), ExitStack() as hooks:
+    with lm.autocast(), torch.set_grad_enabled(target is not None), ExitStack() as hooks:
         newest = _read_tokens_before(lm, inputs) if fast else inputs
         progress = hooks.enter_context(engine_pass(lm, position))
-        hooks.enter_context(seen.recorded(progress))
+        hooks.enter_context(recorder.recorded(progress))
         if fast:
             hooks.enter_context(_answer_row_only(lm, progress))
         logits = whole_passes.logits_at(lm, newest, progress)
         slopes = None if target is None else torch.autograd.grad(log_odds(logits, target).sum(), shifts)[0]
-    w, z = (torch.stack(states, 1).detach() for states in (seen.activations, seen.written))
-    return Run(inputs, position, w, z, logits.detach(), slopes, seen.layers() if fast else None)
+    w, z = (torch.stack(states, 1).detach() for states in (recorder.activations, recorder.written))
+    return Run(inputs, position, w, z, logits.detach(), slopes, recorder.layers() if fast else None)
 
 
 def rerun_from(
@@ -111,7 +76,7 @@ def rerun_from(
     everyone = torch.arange(len(run.position), device=lm.device)
     owner = {layer: (everyone if of is None else of[layer]).repeat(len(z)) for layer, z in sorted(written.items())}
     rows = {layer: written[layer].flatten(0, 1) for layer in owner}
-    with lm.arithmetic():
+    with lm.autocast():
         if run.layers is None:
             parts = [whole_passes.logits_if_written(lm, run, n, z, owner[n], later_layers) for n, z in rows.items()]
         elif later_layers:
@@ -155,82 +120,7 @@ def scaled_logits(lm: LanguageModel, run: Run, factors: Tensor) -> Tensor:
     return logits
 
 
-# ---------------------------------------------------------------- what a run keeps
-
-
-class Seen:
-    """What hooks have seen of a pass, layer by layer."""
-
-    def __init__(self, lm: LanguageModel, position: Tensor, shifts: Tensor | None):
-        """`shifts` (prompts, layers, hidden), all 0, are added to what the FFNs write, for the gradients."""
-        self.lm, self.position, self.shifts = lm, position, shifts
-        self.activations, self.written, self.outputs, self.called_with, self.residual = [], [], [], [], []
-        self.keys_and_values: dict[int, tuple[Tensor, Tensor]] = {}
-
-    @contextmanager
-    def recorded(self, progress: Progress) -> Iterator[None]:
-        lm = self.lm
-
-        def keep_ffn(module, args, output):
-            z = at(output, self.position).to(lm.dtype)
-            self.activations.append(at(args[0], self.position).to(lm.dtype))
-            if self.shifts is not None:
-                z = z + self.shifts[:, progress.layer]
-                output = write_at(output.to(lm.dtype, copy=True), self.position, z)
-            self.written.append(z)
-            return output
-
-        def keep_call(module, args, kwargs):
-            self.called_with.append((_of_one_row(args[1:]), _of_one_row(kwargs)))
-
-        def keep_output(module, args, output):
-            hidden = _hidden(output)
-            self.outputs.append(hidden.detach())
-            if lm.norm(progress.layer) is None:
-                self.residual.append(at(hidden, self.position).detach() - self.written[-1].detach())
-
-        def keep_residual(module, args):
-            self.residual.append(at(args[0], self.position).detach() - self.written[-1].detach())
-
-        def keep_keys(key, value):
-            self.keys_and_values[progress.layer] = key.detach()[:, :, :-1], value.detach()[:, :, :-1]
-            return key, value
-
-        with ExitStack() as hooks:
-            for module in set(lm.down_projections):
-                hooks.enter_context(module.register_forward_hook(keep_ffn))
-            for module in set(lm.layers):
-                hooks.enter_context(module.register_forward_pre_hook(keep_call, with_kwargs=True))
-                hooks.enter_context(module.register_forward_hook(keep_output))
-            for module in {lm.norm(layer) for layer in range(lm.n_layers)} - {None}:
-                hooks.enter_context(module.register_forward_pre_hook(keep_residual))
-            if lm.kind == "causal":
-                hooks.enter_context(attention.changed(keep_keys))
-            yield
-
-    def layers(self) -> tuple[Layer, ...]:
-        pairs = [self.keys_and_values.get(layer, (None, None)) for layer in range(self.lm.n_layers)]
-        parts = zip(self.called_with, self.outputs, self.residual, pairs, strict=True)
-        return tuple(Layer(call, output, residual, *pair) for call, output, residual, pair in parts)
-
-
-def _of_one_row(value):
-    """What a layer was called with, for any number of rows.
-
-    Of prompts of one length, unpadded, only the hidden states differ. All else is alike in every row, so that the
-    first row stands for all; it is spread over as many rows as there are. Keys and values are kept elsewhere.
-    """
-    if isinstance(value, Tensor):
-        return value[:1] if value.dim() > 1 else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_of_one_row(entry) for entry in value)
-    if isinstance(value, dict):
-        return {name: _of_one_row(entry) for name, entry in value.items()}
-    return None if isinstance(value, Cache) else value
-
-
 # ---------------------------------------------------------------- the fast path
-
 
 def _is_fast(lm: LanguageModel, inputs: dict[str, Tensor]) -> bool:
     """Whether these inputs may take the fast path: prompts of one length, and the model's attention is still ours."""
@@ -301,7 +191,7 @@ def _run_later_layers(lm: LanguageModel, run: Run, written: dict[int, Tensor], o
             progress.position, progress.layer = run.position[rows], layer - 1  # the call below counts one
             if hidden is not None:
                 args, kwargs = run.layers[layer].called_with
-                hidden = _hidden(lm.layers[layer](hidden, *args, **kwargs))
+                hidden = hidden_states(lm.layers[layer](hidden, *args, **kwargs))
             if hidden is not None and layer == lm.n_layers - 1:
                 hidden = at(hidden, run.position[rows])[:, None]
             if layer in written:
@@ -326,8 +216,3 @@ def _head(lm: LanguageModel, hidden: Tensor) -> Tensor:
     for module in lm.head:
         hidden = module(hidden)
     return hidden[:, 0].to(lm.dtype)
-
-
-def _hidden(output) -> Tensor:
-    """The hidden states among what a layer returns."""
-    return output[0] if isinstance(output, tuple) else output

@@ -40,7 +40,7 @@ def with_fast_path(lm: LanguageModel) -> LanguageModel:
 
 def _numbers(lm: LanguageModel) -> list[torch.Tensor]:
     """All that the engine computes, of two prompts of a few tokens: any will do."""
-    lm = replace(lm, products="float32")
+    lm = replace(lm, precision="float32")
     ids = (5 + torch.arange(2 * N_TOKENS, device=lm.device).view(2, N_TOKENS)) % lm.model.config.vocab_size
     position = torch.full((2,), 1 if lm.kind == "masked" else N_TOKENS - 1, device=lm.device)
     run = run_with_cache(lm, {"input_ids": ids}, position, target=ids[:, 0])

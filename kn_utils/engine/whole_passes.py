@@ -4,15 +4,12 @@ It works for every architecture whose layers and down projections are known, and
 """
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from ..models import LanguageModel
 from .activations import Progress, at, engine_pass, write_at
-
-if TYPE_CHECKING:
-    from .passes import Run
+from .cached_run import Run
 
 
 def logits_at(lm: LanguageModel, inputs: dict, progress: Progress) -> Tensor:
@@ -31,7 +28,7 @@ def logits_at(lm: LanguageModel, inputs: dict, progress: Progress) -> Tensor:
 
 
 def logits_if_written(
-    lm: LanguageModel, run: "Run", layer: int, z: Tensor, owner: Tensor, later_layers: bool = True
+    lm: LanguageModel, run: Run, layer: int, z: Tensor, owner: Tensor, later_layers: bool = True
 ) -> Tensor:
     """The logits where the model answers if the FFN of `layer` wrote z (rows, hidden) there.
 

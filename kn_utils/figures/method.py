@@ -26,7 +26,7 @@ def attribution_map(scores: Tensor, ax: Axes | None = None, n_labels: int = 5) -
     tallest = np.abs(scores).max() or 1.0  # all zero is drawn, too
     for layer in range(n_layers):
         heights = 0.85 * scores[layer] / tallest
-        colours = np.where(heights[:, None] >= 0, [COLOURS["knowledge"]], [COLOURS["baseline"]])
+        colours = np.where(heights[:, None] >= 0, [COLOURS["knowledge"]], [COLOURS["negative"]])
         ax.vlines(np.arange(n_neurons), layer, layer + heights, colors=colours, linewidth=1.2)
         ax.axhline(layer, color="0.8", linewidth=0.8, zorder=0)
     for flat in np.argsort(scores, axis=None)[::-1][:n_labels]:
@@ -42,7 +42,7 @@ def effect_bars(effects: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Horizontal bars with intervals: one group per row, one colour per kind of neurons.
 
     Args:
-        effects: columns are kinds ("knowledge", "baseline", "random"), rows are groups such as relations, entries are
+        effects: columns are kinds ("knowledge", "activation", "random"), rows are groups such as relations, entries are
             `Interval`s of a relative change (-0.29 is a fall by 29 %).
     """
     ax = ax or plt.gca()

@@ -65,7 +65,7 @@ def commonest_bars(by_relation: dict[str, dict], ax: Axes | None = None) -> Axes
     Neurons that are the commonest of several relations are drawn in the highlight colour.
 
     Args:
-        by_relation: of `holders.commonest`.
+        by_relation: of `sharing.commonest`.
     """
     ax = ax or plt.gca()
     entries = [(shorten(relation, 34, placeholder=" …"), e) for relation, e in by_relation.items() if e["commonest"]]

@@ -3,13 +3,15 @@
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _BROWN, _, _GREY, *_ = sns.color_palette("colorblind")
+_BLUE, _ORANGE, _GREEN, _VERMILION, _PURPLE, _BROWN, _, _GREY, _, _SKY = sns.color_palette("colorblind")
 COLOURS = {  # safe for colour-blind readers; one meaning each, throughout the book
     "knowledge": _BLUE,
-    "baseline": _ORANGE,
-    "matched": _BROWN,
+    "activation": _ORANGE,
+    "most active": _GREEN,
     "random": _GREY,
-    "path": _GREEN,
+    "another fact": _BROWN,
+    "path": _SKY,
+    "negative": (0.3, 0.3, 0.3),
     "highlight": _VERMILION,
     "other": _PURPLE,
 }

@@ -4,11 +4,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from ..asking import ask, ask_scaled, mean_interval, relative_change
 from ..attribution import ffn_activations, knowledge_attributions
 from ..data.files import write_atomically
 from ..facts import Fact
 from ..loading import LAB_FOLDER, LAB_MODELS
-from ..metrics import ask, ask_scaled, mean_interval, relative_change
 from ..models import LanguageModel
 from ..prompts import askable
 from ..refinement import random_neurons, refine_neurons, top_neurons
@@ -24,9 +24,9 @@ def figures(lm: LanguageModel, facts: list[Fact], sample: list[Fact]) -> dict:
     facts, sample = askable(lm, facts), askable(lm, sample)
     answers = ask(lm, facts)
     knowledge = [refine_neurons(scores) for scores in knowledge_attributions(lm, sample)]
-    baseline = [top_neurons(ffn_activations(lm, f.prompts), len(k)) for f, k in zip(sample, knowledge, strict=True)]
+    most_active = [top_neurons(ffn_activations(lm, f.prompts), len(k)) for f, k in zip(sample, knowledge, strict=True)]
     random = [random_neurons(k, lm.n_neurons, seed=i) for i, k in enumerate(knowledge)]
-    sets = {"knowledge": knowledge, "baseline": baseline, "random": random}
+    sets = {"knowledge": knowledge, "most active": most_active, "random": random}
     before, *after = (table.probability for table in ask_scaled(lm, sample, [(own, 0.0) for own in sets.values()]))
     effects = {name: relative_change(before, p) for name, p in zip(sets, after, strict=True)}
     return {

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..answer_key import answer_key
+from ..beyond.answer_key import answer_key
+from ..beyond.leaderboard import leaderboard, planted_leaderboard
 from ..checks import count
 from ..command_line import folder, one_line_errors
 from ..data.files import write_atomically
 from ..facts import load_facts
-from ..leaderboard import leaderboard, planted_leaderboard
 from ..loading import load_model
 
 SEEDS = (0, 1, 2)

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from ..engine import encode
 from ..facts import Fact
 from ..loading import wrap_model
 from ..models import LanguageModel
-from ..prompts import askable, encode
+from ..prompts import askable
 from . import world
 
 N_STEPS = 1400

@@ -8,7 +8,7 @@ import torch
 from measures import executed_flop, matrix_rate, one_fact, peak_memory, random_bert
 
 import kn_utils as kn
-from kn_utils import attribution
+from kn_utils.engine import integration
 
 FACT = one_fact()
 LONGEST = max(FACT.prompts, key=len)
@@ -41,7 +41,7 @@ def test_attribution(benchmark, bert, found, way):
     benchmark.extra_info.update(
         prompts=len(FACT.prompts),
         tokens=[len(ids) for ids in bert.tokenizer(list(FACT.prompts))["input_ids"]],
-        nodes=attribution.N_NODES,
+        nodes=integration.N_NODES,
         threads=torch.get_num_threads(),
         memory=memory,
         more_memory=more_memory,

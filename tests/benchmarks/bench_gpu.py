@@ -5,8 +5,8 @@ import torch
 from measures import executed_flop, matrix_rate, random_bert
 
 import kn_utils as kn
-from kn_utils.models import PRODUCTS
-from kn_utils.pararel import COUNTS
+from kn_utils.data.pararel import COUNTS
+from kn_utils.models import PRECISIONS
 
 N_FACTS = 500
 ROWS = 2**15  # of the matrix products with which the share is taken
@@ -15,10 +15,10 @@ ROWS = 2**15  # of the matrix products with which the share is taken
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.benchmark(group="gpu")
-@pytest.mark.parametrize("way", PRODUCTS)
+@pytest.mark.parametrize("way", PRECISIONS)
 def test_attribution(benchmark, way):
     facts = kn.load_facts("lab", n_facts=N_FACTS, seed=0)
-    lm = random_bert(facts, device="cuda", products=way)
+    lm = random_bert(facts, device="cuda", precision=way)
 
     def attribute(some):
         scores = kn.knowledge_attributions(lm, some)

@@ -11,7 +11,7 @@ from common import hooked, plain_probability
 from measures import matrix_rate, one_fact
 
 import kn_utils as kn
-from kn_utils.experiments import FACTORS, KINDS, find_coarse, refine, suppress_amplify
+from kn_utils.paper.experiments import FACTORS, KINDS, find_coarse, refine, suppress_amplify
 
 FACT = one_fact()
 ASKED = FACT.prompts, FACT.answer

@@ -75,7 +75,7 @@ def matrix_rate(lm, n_rows, n_rounds=30):
     weights = up.view(lm.n_neurons, -1), down.view(lm.hidden_size, -1)
     rows = torch.randn(n_rows, lm.hidden_size, device=lm.device)
     seconds = []
-    with torch.no_grad(), lm.arithmetic():
+    with torch.no_grad(), lm.autocast():
         for _ in range(n_rounds):
             start = time.perf_counter()
             linear(linear(rows, weights[0]), weights[1])

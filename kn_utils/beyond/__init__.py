@@ -1,0 +1,1 @@
+"""What the paper leaves open: an answer key, methods judged by it, planted facts, names, published neurons."""

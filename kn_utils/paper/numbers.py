@@ -1,0 +1,99 @@
+"""The numbers that Dai et al. print about their results, and which of them their claims compare.
+
+Knowledge Neurons in Pretrained Transformers (ACL 2022, 2022.acl-long.581; arXiv 2104.08696), for bert-base-cased.
+"""
+
+# (section, quantity, unit, value, version, mark). ACL is the published paper, arXiv v1 its first preprint;
+# "unchecked" numbers are widely quoted and could not be confirmed.
+PAPER = [
+    ("neurons", "neurons per fact, knowledge", "", 4.13, "ACL", ""),
+    ("neurons", "neurons per fact, activation", "", 3.96, "ACL", ""),
+    ("neurons", "in common, same relation, knowledge", "", 1.23, "ACL", ""),
+    ("neurons", "in common, same relation, activation", "", 2.85, "ACL", "unchecked"),
+    ("neurons", "in common, other relation, knowledge", "", 0.09, "ACL", ""),
+    ("neurons", "in common, other relation, activation", "", 1.92, "ACL", "unchecked"),
+    ("effects", "suppress, knowledge", "%", -29.03, "ACL", ""),
+    ("effects", "suppress, activation", "%", -1.47, "ACL", ""),
+    ("effects", "amplify, knowledge", "%", 31.17, "ACL", ""),
+    ("effects", "amplify, activation", "%", -1.27, "ACL", ""),
+    ("effects", "suppress, knowledge", "%", -37.03, "arXiv v1", ""),
+    ("effects", "suppress, unrelated", "%", -0.39, "arXiv v1", ""),
+    ("effects", "amplify, knowledge", "%", 46.42, "arXiv v1", ""),
+    ("effects", "amplify, unrelated", "%", -0.15, "arXiv v1", ""),
+    ("prompts", "activation, head and tail (T1)", "", 0.485, "ACL", ""),
+    ("prompts", "activation, head only (T2)", "", 0.019, "ACL", ""),
+    ("prompts", "activation, random (T3)", "", -0.018, "ACL", ""),
+    ("update", "change rate, knowledge", "%", 48.5, "ACL", ""),
+    ("update", "change rate, random", "%", 4.7, "ACL", ""),
+    ("update", "success rate, knowledge", "%", 34.4, "ACL", ""),
+    ("update", "success rate, random", "%", 0.0, "ACL", ""),
+    ("update", "perplexity, same relation, knowledge", "", 8.4, "ACL", ""),
+    ("update", "perplexity, same relation, random", "", 10.1, "ACL", "unchecked"),
+    ("update", "perplexity, other relations, knowledge", "", 7.2, "ACL", ""),
+    ("update", "perplexity, other relations, random", "", 4.3, "ACL", ""),
+    ("erase", "P19", "%", 106.6, "ACL", ""),
+    ("erase", "P27", "%", 36.7, "ACL", "unchecked"),
+    ("erase", "P106", "%", 128.2, "ACL", ""),
+    ("erase", "P937", "%", 141.2, "ACL", "unchecked"),
+    ("erase", "least harmed other relation", "%", 1.1, "ACL", ""),
+    ("erase", "most harmed other relation", "%", 10.1, "ACL", ""),
+]
+ERASED_PERPLEXITY = {  # of each erased relation, before and after; ACL, their growth is in PAPER
+    "P19": (1450.0, 2996.0),
+    "P27": (28.0, 38.3),
+    "P106": (2279.0, 5202.0),
+    "P937": (58.0, 140.0),
+}
+CONTRASTS = [  # two quantities of one section: what the paper's claims compare
+    ("neurons", "in common, same relation, knowledge", "in common, same relation, activation"),
+    ("neurons", "in common, other relation, knowledge", "in common, other relation, activation"),
+    ("neurons", "in common, same relation, knowledge", "in common, other relation, knowledge"),
+    ("effects", "suppress, knowledge", "suppress, activation"),
+    ("effects", "amplify, knowledge", "amplify, activation"),
+    ("prompts", "activation, head and tail (T1)", "activation, head only (T2)"),
+    ("prompts", "activation, head and tail (T1)", "activation, random (T3)"),
+    ("update", "change rate, knowledge", "change rate, random"),
+    ("update", "success rate, knowledge", "success rate, random"),
+    ("update", "perplexity, same relation, knowledge", "perplexity, same relation, random"),
+    ("update", "perplexity, other relations, knowledge", "perplexity, other relations, random"),
+    *(("erase", erased, "most harmed other relation") for erased in ("P19", "P27", "P106", "P937")),
+]
+NOT_APPLICABLE = {  # what else the paper prints, by its names in the table of its numbers, and why it has no row
+    ("protocol", "lambda1", "lambda2", "neurons_erased"): (
+        "Settings of the method are inputs of the run, not results; seconds per fact depend on the machine."
+    ),
+    ("dataset",): "Counts of facts and sentences are checked when ParaRel and BingREL are loaded.",
+    ("before", "after"): (
+        "Perplexities before and after erasing depend on what a model knew: the ledger compares their growth."
+    ),
+    ("published_bert_base_uncased_neurons",): "Neurons published for another BERT are not the paper's: see chapter 15.",
+}
+
+
+def number(section: str, quantity: str, version: str = "ACL") -> float:
+    """A number of the paper, in the unit of its row of `PAPER`.
+
+    Raises:
+        KeyError: this version of the paper prints no such number.
+    """
+    return _row(section, quantity, version)[3]
+
+
+def printed(section: str, quantity: str, version: str = "ACL", spec: str = "") -> str:
+    """A number of the paper as a table shows it, with its unit and its mark: "+36.7 % (unchecked)".
+
+    Args:
+        spec: the format of the number, such as "+.1f".
+
+    Raises:
+        KeyError: this version of the paper prints no such number.
+    """
+    _, _, unit, value, _, mark = _row(section, quantity, version)
+    return f"{value:{spec}}" + (f" {unit}" if unit else "") + (f" ({mark})" if mark else "")
+
+
+def _row(section: str, quantity: str, version: str) -> tuple:
+    for row in PAPER:
+        if (row[0], row[1], row[4]) == (section, quantity, version):
+            return row
+    raise KeyError(f"the paper ({version}) prints no {quantity!r} under {section!r}: see kn_utils.paper.numbers.PAPER")
