@@ -18,6 +18,7 @@ from kn_utils.paper.prompt_types import (
     mask_word,
     prompt_activations,
     prompt_bags,
+    relations_of_one_type,
     typed_prompts,
 )
 
@@ -60,7 +61,7 @@ def test_a_word_outside_the_head_is_masked():
 
 def check_types(facts, bags, prompts):
     """Every prompt is what its type says, judged from the sentences that it can come from."""
-    akin, sentence_of = akin_relations([f.relation for f in facts], [f.answer for f in facts]), {}
+    akin, sentence_of = relations_of_one_type(facts), {}
     for fact, bag in zip(facts, bags, strict=True):
         for sentence in bag.head_and_tail:
             sentence_of.setdefault(mask_answer(sentence, fact), []).append(fact)
@@ -131,6 +132,14 @@ def test_lab_sentences_are_free_and_readable(lab, lab_facts):
 def test_facts_without_sentences_use_their_own_prompts():
     assert prompt_bags([IRELAND]) == [Bag(("Dublin, Ireland.",), ())]
     assert bags_of([IRELAND], "facts.json") == prompt_bags([IRELAND])
+
+
+def test_relations_of_one_type_ask_for_one_type_of_answer():
+    relations = ["P36(capital)", "P19(place of birth)", "P106(occupation)", "P101", "P37(official language)"]
+    assert relations_of_one_type([kn.Fact("x", relation, "y", ()) for relation in relations]) == {
+        "P36(capital)": ["P19(place of birth)"], "P19(place of birth)": ["P36(capital)"],
+        "P106(occupation)": [], "P101": [], "P37(official language)": [],
+    }  # fmt: skip
 
 
 def test_akin_relations_of_the_lab_ask_for_one_type_of_answer(lab_facts):

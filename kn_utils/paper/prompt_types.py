@@ -28,10 +28,15 @@ from ..data.bingrel import Bag, lab_bags, load_prompts
 from ..facts import Fact, load_facts, relation_id
 from ..models import LanguageModel, Neuron
 from ..prompts import SLOT
-from .akin import akin_relations
 
 TYPES = ("T1", "T2", "T3", "T4", "T4*", "T5")
 LONGEST = 300  # characters of a sentence; longer ones may not fit into the model
+ANSWER_TYPES = {  # a relation that is not listed shares its type of answer with no other
+    "city": "P19 P20 P36 P159 P190 P740 P937",
+    "country": "P27 P495 P530 P1376",
+    "language": "P37 P103 P364 P407 P1412",
+    "company": "P108 P127 P176 P178",
+}
 CANDIDATES = 20  # sentences to look at for each that is wanted
 
 
@@ -84,8 +89,7 @@ def typed_prompts(
     facts, bags, n = list_of("facts", facts, Fact), list_of("bags", bags, Bag), count("n", n)
     same_length(facts=facts, bags=bags)
     rng, rows = random.Random(integer("seed", seed)), []
-    of_relation = _with_sentences(facts, bags)
-    akin = akin_relations([fact.relation for fact in facts], [fact.answer for fact in facts])
+    akin, of_relation = relations_of_one_type(facts), _with_sentences(facts, bags)
     pools = {r: [j for s in own for j in of_relation.get(s, ())] for r, own in akin.items()}
     others = {r: [] if pools[r] else [j for s in of_relation if s != r for j in of_relation[s]] for r in akin}
     somewhere = [i for i, bag in enumerate(bags) if bag.head or bag.head_and_tail]
@@ -118,6 +122,18 @@ def typed_prompts(
         fitting = {kind: filter(fits, filter(None, own)) for kind, own in prompts.items()}
         rows += [(i, kind, prompt) for kind, own in fitting.items() for prompt in islice(own, n)]
     return pd.DataFrame(rows, columns=["fact", "type", "prompt"])
+
+
+def relations_of_one_type(facts: Sequence[Fact]) -> dict[str, list[str]]:
+    """For each relation of these facts the others that ask for the same type of answer, by `ANSWER_TYPES`.
+
+    `akin.akin_relations` tells it from the answers, and so needs many facts; prompts are written for few, too.
+    """
+    kind = {relation: name for name, members in ANSWER_TYPES.items() for relation in members.split()}
+    present = dict.fromkeys(fact.relation for fact in facts)
+    return {
+        r: [s for s in present if s != r and kind.get(relation_id(s), s) == kind.get(relation_id(r))] for r in present
+    }
 
 
 def mask_answer(sentence: str, fact: Fact) -> str | None:

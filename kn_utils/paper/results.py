@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..data.files import one_line, parse_json
+from ..data.files import checked_path, one_line, parse_json
 from ..data.tables import read_table, write_table
 from ..models import Neuron
 from .experiments import KINDS
@@ -61,7 +61,7 @@ def read_results(path: str | Path) -> Results:
         FileNotFoundError: no such file.
         ValueError: the file is damaged or was changed, is not one of ours, or has neurons that its model does not have.
     """
-    path = Path(path)
+    path = checked_path("path", path)
     path = path / "results.parquet" if path.is_dir() else path
     name = f"result file {str(path)!r}"
     if not path.exists():

@@ -3,11 +3,11 @@
 from functools import partial
 
 import pytest
-import reference
 import torch
 from measures import executed_flop, matrix_rate, one_fact, peak_memory, random_bert
 
 import kn_utils as kn
+import reference
 from kn_utils.engine import integration
 
 FACT = one_fact()

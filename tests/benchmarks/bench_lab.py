@@ -4,13 +4,13 @@ And some facts asked with their neurons suppressed and amplified.
 """
 
 import pytest
-import reference
 import torch
 from captum.attr import IntegratedGradients
 from common import hooked, plain_probability
 from measures import matrix_rate, one_fact
 
 import kn_utils as kn
+import reference
 from kn_utils.paper.experiments import FACTORS, KINDS, find_coarse, refine, suppress_amplify
 
 FACT = one_fact()
