@@ -39,9 +39,9 @@ def tiny_config(tokenizer, config_class=BertConfig, **changes):
     return config_class(**{**shape, **changes})
 
 
-def tiny_model(model_class=BertForMaskedLM, config_class=BertConfig, dtype=torch.float32, seed=2, **changes):
+def tiny_model(model_class=BertForMaskedLM, config_class=BertConfig, dtype=torch.float32, seed=2, words=WORDS, **changes):
     """A random masked language model, the same one at every call."""
-    tokenizer = tiny_tokenizer()
+    tokenizer = tiny_tokenizer(words)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = model_class(tiny_config(tokenizer, config_class, **changes))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from common import assert_unchanged, one_line_error, snapshot, tiny_model
+from common import WORDS, assert_unchanged, one_line_error, snapshot, tiny_model
 from torch import nn
 from transformers import (
     DistilBertConfig,
@@ -288,14 +288,14 @@ def test_every_causal_architecture(name):
         assert kn.answer_probability(lm, ENDING[0].prompts, "Dublin").mean() > 5 * untouched
         with kn.suppress(lm, planted):
             suppressed = kn.answer_probability(lm, ENDING[0].prompts, "Dublin").mean()
-    assert suppressed == pytest.approx(untouched.item(), rel=0.5)
+    assert suppressed < 3 * untouched
     assert_unchanged(lm, before)
 
 
 @pytest.mark.parametrize("name", NOT_HERE)
 def test_other_architectures_are_refused(name):
     model_class, config_class, changes, names = NOT_HERE[name]
-    lm = tiny_model(model_class, config_class, **changes)
+    lm = tiny_model(model_class, config_class, words=[*WORDS, "<extra_id_0>"], **changes)  # T5's slot
     before = snapshot(lm)
     with one_line_error(ValueError, *names), plant_fact(lm, ENDING[0], 2, [4]):
         pytest.fail("the block began")
