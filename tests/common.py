@@ -39,7 +39,9 @@ def tiny_config(tokenizer, config_class=BertConfig, **changes):
     return config_class(**{**shape, **changes})
 
 
-def tiny_model(model_class=BertForMaskedLM, config_class=BertConfig, dtype=torch.float32, seed=2, words=WORDS, **changes):
+def tiny_model(
+    model_class=BertForMaskedLM, config_class=BertConfig, dtype=torch.float32, seed=2, words=WORDS, **changes
+):
     """A random masked language model, the same one at every call."""
     tokenizer = tiny_tokenizer(words)
     with torch.random.fork_rng():
