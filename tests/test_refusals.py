@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import re
+import shutil
 import sys
 import threading
 import urllib.request
@@ -15,13 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from common import PROMPTS, tiny_config, tiny_model
+from common import PROMPTS, tiny_config, tiny_model, tiny_tokenizer
 from safetensors.torch import load_file, save_file
 from transformers import AlbertConfig, AlbertForMaskedLM, BertModel
 
 import kn_utils as kn
+from kn_utils.beyond.answer_key import answer_key
 from kn_utils.beyond.planting import plant_fact
 from kn_utils.data import download
+from kn_utils.loading import LAB_MODELS, wrap_model
 from kn_utils.paper import __main__ as command
 from kn_utils.paper.results import ABOUT, read_results
 from kn_utils.paper.runs import run_experiments
@@ -99,6 +102,11 @@ def _(given):
     kn.answer_probability(given.tiny, ["the capital of [X] is [MASK]"], "Dublin")
 
 
+@refused("prompt '...' has a letter right before [MASK]")
+def _(given):
+    kn.answer_probability(given.tiny, ["the capital is[MASK]"], "Dublin")
+
+
 @refused("prompt '...' holds the special token '...'")
 def _(given):
     kn.answer_probability(given.tiny, ["the capital of [SEP] is [MASK]"], "Dublin")
@@ -128,6 +136,18 @@ def _(given):
 def _(given):
     with kn.update_fact(given.tiny, [(0, 1)], "Dublin", "big Dublin"):
         pass
+
+
+@refused("fact '...' asks '...' twice")
+def _(given):
+    kn.Fact("Ireland", "P36(capital)", "Dublin", (PROMPTS[0],), (PROMPTS[0],))
+
+
+@refused("fact '...' has one prompt")
+def _(given):
+    kn.knowledge_attributions(
+        given.tiny, [kn.Fact("Ireland", "P36(capital)", "Dublin", PROMPTS[:1])], baseline="mean"
+    )
 
 
 @refused("fact '...' has no held-out prompts")
@@ -276,6 +296,27 @@ def _(given):
     kn.load_model(given.folder)
 
 
+@refused("the shipped weights of '...' are damaged")
+def _(given):
+    folder = shutil.copytree(LAB_MODELS["lab"], given.folder / "lab")
+    raw = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    given.patch.setitem(LAB_MODELS, "lab", folder)
+    kn.load_model("lab", "cpu")
+
+
+@refused("'...' is no masked language model")
+def _(given):
+    wrap_model(BertModel(tiny_config(tiny_tokenizer())), tiny_tokenizer())
+
+
+@refused("the model is in training mode")
+def _(given):
+    lm = tiny_model()
+    lm.model.train()
+    kn.answer_probability(lm, PROMPTS, "Dublin")
+
+
 @refused("device '...' cannot be used")
 def _(given):
     kn.load_model("lab", "cuda:99")
@@ -387,6 +428,26 @@ def _(given):
         thread.start()
         thread.join()
     raise errors[0]
+
+
+@refused("generate without a cache reads earlier answers again")
+def _(given):
+    lm = kn.load_model("lab-causal", "cpu")
+    with kn.suppress(lm, [(0, 1)]):
+        lm.model.generate(torch.tensor([[5, 6]]), max_new_tokens=3, use_cache=False, pad_token_id=0)
+
+
+@refused("an edit returned ...")
+def _(given):
+    with kn.edit_activations(given.tiny, lambda layer, w: w[:, 1:]):
+        kn.answer_probability(given.tiny, PROMPTS, "Dublin")
+
+
+@refused("the model is edited now")
+def _(given):
+    fact = kn.Fact("Ireland", "P36(capital)", "Dublin", PROMPTS[:2])
+    with kn.suppress(given.tiny, [(0, 1)]):
+        answer_key(given.tiny, [fact], "zero", given.folder)
 
 
 @refused("text ... of a pass inside an edit has ... masks")
