@@ -121,12 +121,12 @@ def ask_scaled(
             for i, logits in enumerate([past.logits, *scaled_logits(lm, past, factors[:, which])]):
                 odds[i, rows], rank[i, rows] = _odds_and_rank(logits, asked.targets[rows])
             progress.update(len(rows))
-    return [_by_fact(facts, owner, _measures(*both, asked)) for both in zip(odds, rank, strict=True)]
+    return [_by_fact(facts, owner, _metrics(*both, asked)) for both in zip(odds, rank, strict=True)]
 
 
 @torch.no_grad()
 def ask_prompts(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequence[str]) -> pd.DataFrame:
-    """The measures of `ask`, one row per prompt.
+    """The metrics of `ask`, one row per prompt.
 
     Args:
         answers: the same for every prompt, or one per prompt.
@@ -138,7 +138,7 @@ def ask_prompts(lm: LanguageModel, prompts: Sequence[str], answers: str | Sequen
         own = torch.isin(which, rows).nonzero()[:, 0]
         logits = answer_logits(lm, inputs, position)[torch.searchsorted(rows, which[own])]
         odds[own], rank[own] = _odds_and_rank(logits, asked.targets[own])
-    return _measures(odds, rank, asked)
+    return _metrics(odds, rank, asked)
 
 
 def _checked_changes(lm: LanguageModel, changes, n_facts: int) -> list[tuple[list[list[Neuron]], float]]:
@@ -181,7 +181,7 @@ def _odds_and_rank(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return log_odds(logits, target), 1 + (logits > logits.gather(1, target[:, None])).sum(1).to(logits)
 
 
-def _measures(odds: Tensor, rank: Tensor, asked: Questions) -> pd.DataFrame:
+def _metrics(odds: Tensor, rank: Tensor, asked: Questions) -> pd.DataFrame:
     """A table with one row per prompt."""
     n_prompts = int(asked.prompt.max()) + 1
     if len(odds) > n_prompts:

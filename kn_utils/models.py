@@ -37,9 +37,9 @@ def _bert(name: str, head: tuple[str, ...]) -> Architecture:
     return Architecture("masked", rf"{name}\.encoder\.layer\.\d+", "output.dense", "output.LayerNorm", head, BERT_MAPS)
 
 
-# To add one, say where its layers and their second FFN maps are, and what normalises the sums after these, if anything
-# does: print(model) shows it. tests/test_architectures.py then checks everything on a tiny random model of that kind;
-# give it a line there, too.
+# To add one, say where its layers and their second FFN maps are, what normalises the sums after these, if anything
+# does, and its head, without which there are whole passes only: print(model) shows all. tests/test_architectures.py
+# then checks everything on a tiny random model of that kind; give it a line there, too.
 ARCHITECTURES = {
     "bert": _bert("bert", ("cls",)),
     "roberta": _bert("roberta", ("lm_head",)),

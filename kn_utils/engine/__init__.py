@@ -1,9 +1,9 @@
 """What makes attribution fast. Nobody has to read it to understand the method.
 
-The engine rests on public extension points only:
+The engine rests on public extension points only, and reads one private name, that of the attention in use:
 
 * forward hooks and forward pre-hooks of `torch.nn.Module` (`activations.py`, `passes.py`),
-* calling a layer again with the arguments that the library itself gave it (`passes.py`),
+* calling a layer again with the arguments that transformers gave it (`passes.py`),
 * transformers' registry of attention functions and masks, and its documented `DynamicCache` (`attention.py`).
 
 Tested with transformers 5.0, 5.2, 5.3, 5.17, 5.23 and 5.24, and with torch 2.4, 2.11, 2.13 and 2.14. With other

@@ -1,4 +1,4 @@
-"""Attribution of many prompts on a random BERT-base on a GPU, with each kind of products. Skipped without one."""
+"""Attribution of many prompts on a random BERT-base on a GPU, in each precision. Skipped without one."""
 
 import pytest
 import torch
