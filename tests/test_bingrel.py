@@ -14,8 +14,8 @@ from common import one_line_error, shared_file
 from test_prompt_types import check_types
 
 import kn_utils as kn
-from kn_utils.data import bingrel
-from kn_utils.data.bingrel import Bag, checksum, load_prompts
+from kn_utils.paper import bingrel
+from kn_utils.paper.bingrel import Bag, checksum, load_prompts
 from kn_utils.paper.prompt_types import bags_of, mask_answer, typed_prompts
 
 

@@ -20,9 +20,9 @@ from common import one_line_error
 import kn_utils as kn
 from kn_utils.beyond import published
 from kn_utils.data import download, files
-from kn_utils.data.bingrel import load_prompts
 from kn_utils.data.files import checked_path, read_bytes, read_json, write_atomically
 from kn_utils.data.tables import DIGESTS, read_table, write_table
+from kn_utils.paper.bingrel import load_prompts
 from kn_utils.paper.experiments import KINDS
 from kn_utils.paper.registry import tables
 from kn_utils.paper.results import ABOUT, read_results, write_results

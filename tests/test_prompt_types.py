@@ -8,8 +8,8 @@ from common import hooked, plain_probability, tiny_model
 
 import kn_utils as kn
 from kn_utils import relation_id
-from kn_utils.data.bingrel import Bag, lab_bags
 from kn_utils.paper.akin import akin_relations
+from kn_utils.paper.bingrel import Bag, lab_bags
 from kn_utils.paper.prompt_types import (
     TYPES,
     activations_by_type,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ..data.bingrel import Bag
 from ..facts import Fact
 from ..models import LanguageModel, model_digest
 from . import experiments
+from .bingrel import Bag
 
 CODE = (  # the files on which the numbers depend
     "models.py loading.py prompts.py engine/*.py attribution.py refinement.py editing.py asking.py "

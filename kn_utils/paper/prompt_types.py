@@ -24,10 +24,10 @@ import pandas as pd
 
 from ..attribution import ffn_activations
 from ..checks import count, integer, list_of, neuron_sets, same_length
-from ..data.bingrel import Bag, lab_bags, load_prompts
 from ..facts import Fact, load_facts, relation_id
 from ..models import LanguageModel, Neuron
 from ..prompts import SLOT
+from .bingrel import Bag, lab_bags, load_prompts
 
 TYPES = ("T1", "T2", "T3", "T4", "T4*", "T5")
 LONGEST = 300  # characters of a sentence; longer ones may not fit into the model

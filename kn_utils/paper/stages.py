@@ -10,13 +10,13 @@ import pandas as pd
 
 from ..asking import known
 from ..attribution import check_measure
-from ..data.bingrel import Bag
 from ..data.store import Store
 from ..editing import has_update
 from ..facts import Fact
 from ..models import LanguageModel
 from ..prompts import first_questions, questions_for, suits
 from . import experiments
+from .bingrel import Bag
 from .folder import claim
 from .prompt_types import typed_prompts
 from .registry import EXPERIMENTS, choices

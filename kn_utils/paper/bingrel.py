@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
+from ..data.download import cache_folder, cached, fetch
+from ..data.files import checked_path, is_text, parse_json, read_bytes, read_json
+from ..data.pararel import LABELS, RELEASE
 from ..facts import Fact, load_facts, relation_id, relation_names
-from .download import cache_folder, cached, fetch
-from .files import checked_path, is_text, parse_json, read_bytes, read_json
-from .pararel import LABELS, RELEASE
 
 LAB_SENTENCES = Path(__file__).parent.parent / "lab" / "sentences.json"
 FOLDER = "BingDistantTREx/final"
