@@ -2,13 +2,14 @@
 
 import warnings
 from contextlib import contextmanager
+from inspect import signature
 from threading import Barrier, Thread
 
 import pytest
 import torch
 from common import PROMPTS, assert_unchanged, one_line_error, snapshot, tiny_model
 from test_architectures import MODELS, tokenizer_of
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 import kn_utils as kn
 from kn_utils.engine import attention, passes, self_check
@@ -190,19 +191,29 @@ def test_inputs_that_do_not_tell_the_token_are_refused(tiny, gpt):
 @torch.no_grad()
 def test_an_attention_mask_may_be_passed_by_position(gpt):
     ids, mask = torch.tensor([[5, 6, 7, 1], [8, 9, 10, 11]]), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    place = list(signature(gpt.model.forward).parameters).index("attention_mask")
+    between = [ids, *[None] * (place - 1)]
     with kn.suppress(gpt, NEURONS):
         expected = gpt.model(input_ids=ids, attention_mask=mask).logits
-        found = gpt.model(ids, None, mask).logits  # input_ids, the cache, attention_mask
+        found = gpt.model(*between, mask).logits
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("options", [{"use_cache": False}, {"prompt_lookup_num_tokens": 2}])
-def test_generation_that_would_miss_an_answer_is_refused(gpt, options):
-    ids = torch.tensor([[5, 6, 5, 6, 5, 6, 5, 6, 5]])
-    options |= {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1, "attention_mask": torch.ones_like(ids)}
-    with one_line_error(ValueError, "cache"), kn.suppress(gpt, NEURONS):
-        for _ in range(5):  # until a guess is long enough
-            gpt.model.generate(ids, **options)
+def test_generation_without_a_cache_is_refused(gpt):
+    ids = torch.tensor([[5, 6, 7, 8]])
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1, "attention_mask": torch.ones_like(ids)}
+    with one_line_error(ValueError, "use_cache=True"), kn.suppress(gpt, NEURONS):
+        gpt.model.generate(ids, use_cache=False, **options)
+
+
+@torch.no_grad()
+def test_several_tokens_after_a_cache_are_refused(gpt):
+    """As generation reads them that guesses ahead, or takes a long prompt in parts."""
+    ids, cache = torch.tensor([[5, 6, 7, 8, 9]]), {passes._cache_argument(gpt.model): DynamicCache()}
+    with kn.suppress(gpt, NEURONS):
+        gpt.model(input_ids=ids[:, :3], use_cache=True, **cache)
+        with one_line_error(ValueError, "several tokens after a cache", "one by one"):
+            gpt.model(input_ids=ids[:, 3:], use_cache=True, **cache)
 
 
 def in_threads(*calls):
