@@ -238,11 +238,27 @@ def in_threads(*calls):
 def test_threads_that_read_one_model_wait_for_each_other(tiny):
     prompts = PROMPTS[0], PROMPTS[0].replace("Ireland", "Peru")
     expected = [kn.knowledge_attribution(tiny, [prompt], ANSWER) for prompt in prompts]
-    calls = [lambda p=p: [kn.knowledge_attribution(tiny, [p], ANSWER) for _ in range(8)] for p in prompts]
+    calls = [lambda p=p: [kn.knowledge_attribution(tiny, [p], ANSWER) for _ in range(20)] for p in prompts]
     for found, right in zip(in_threads(*calls), expected, strict=True):
         assert not isinstance(found, Exception), found
         for scores in found:
             torch.testing.assert_close(scores, right, atol=1e-6, rtol=0)
+
+
+def test_threads_may_scale_while_others_read(tiny):
+    fact = kn.Fact("Ireland", "P36(capital)", ANSWER, (), tuple(PROMPTS))
+
+    def scaled():
+        return [kn.ask_scaled(tiny, [fact], [([NEURONS], 0.0)])[1].log_odds[0] for _ in range(10)]
+
+    def read():
+        return [kn.ask(tiny, [fact]).log_odds[0] for _ in range(20)]
+
+    calls = scaled, read, scaled
+    expected = [call()[0] for call in calls]
+    for found, right in zip(in_threads(*calls), expected, strict=True):
+        assert not isinstance(found, Exception), found
+        assert found == pytest.approx([right] * len(found), abs=1e-5)
 
 
 def test_a_thread_does_not_read_a_model_that_another_edits(tiny):

@@ -22,6 +22,7 @@ from . import attention, whole_passes
 from .activations import Progress, at, edit_activations, engine_pass, write_at
 from .cached_run import Recorder, Run, hidden_states
 from .measures import log_odds
+from .weights import one_pass
 
 
 def answer_logits(lm: LanguageModel, inputs: dict[str, Tensor], position: Tensor) -> Tensor:
@@ -82,7 +83,8 @@ def rerun_from(
         elif later_layers:
             parts = _run_later_layers(lm, run, rows, owner).split([len(z) for z in rows.values()])
         else:
-            parts = [_head(lm, _row(lm, run, layer, z, owner[layer])) for layer, z in rows.items()]
+            with engine_pass(lm, None):
+                parts = [_head(lm, _row(lm, run, layer, z, owner[layer])) for layer, z in rows.items()]
     return {n: part.to(lm.dtype).unflatten(0, written[n].shape[:2]) for n, part in zip(rows, parts, strict=True)}
 
 
@@ -105,7 +107,7 @@ def scaled_logits(lm: LanguageModel, run: Run, factors: Tensor) -> Tensor:
     travelling = torch.cat([factors[copy, prompt] for copy, prompt in where.values()])
     if run.layers is None:
         copy, prompt = (torch.cat(numbers) for numbers in zip(*where.values(), strict=True))
-        with edit_activations(lm, lambda layer, w: w * travelling[:, layer]):
+        with one_pass(lm.model), edit_activations(lm, lambda layer, w: w * travelling[:, layer]):
             inputs = {name: tensor[prompt] for name, tensor in run.inputs.items()}
             logits[copy, prompt] = answer_logits(lm, inputs, run.position[prompt])
         return logits
@@ -113,7 +115,7 @@ def scaled_logits(lm: LanguageModel, run: Run, factors: Tensor) -> Tensor:
     for layer, (copy, prompt) in where.items():
         change = (factors[copy, prompt, layer] - 1) * run.activations[prompt, layer]
         written[layer] = (run.written[prompt, layer] + change @ lm.value_slots(layer).T)[None]
-    with edit_activations(lm, lambda layer, w: w * travelling[: len(w), layer]):
+    with one_pass(lm.model), edit_activations(lm, lambda layer, w: w * travelling[: len(w), layer]):
         found = rerun_from(lm, run, written, {layer: prompt for layer, (_, prompt) in where.items()})
     for layer, copy_and_prompt in where.items():
         logits[copy_and_prompt] = found[layer][0]
@@ -201,7 +203,7 @@ def _run_later_layers(lm: LanguageModel, run: Run, written: dict[int, Tensor], o
                     own = write_at(before, run.position[owner[layer]], own[:, 0].to(before.dtype))
                 hidden = own if hidden is None else torch.cat([hidden, own])
                 rows = torch.cat([rows, owner[layer]])
-    return _head(lm, hidden)
+        return _head(lm, hidden)
 
 
 def _row(lm: LanguageModel, run: Run, layer: int, z: Tensor, owner: Tensor) -> Tensor:
