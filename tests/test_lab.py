@@ -9,7 +9,7 @@ import kn_utils as kn
 from kn_utils.engine import encode
 from kn_utils.facts import write_bags
 from kn_utils.lab import card, training, world
-from kn_utils.loading import LAB_MODELS
+from kn_utils.loading import CARDS, LAB_MODELS
 
 MEGABYTE = 1_000_000
 KINDS = {"lab": "masked", "lab-causal": "causal"}
@@ -30,7 +30,7 @@ def lm(name):
 @pytest.fixture(scope="module")
 def report(name):
     """The card's figures. Each interval is [value, low, high]."""
-    return json.loads(card.CARDS[name].read_text())
+    return json.loads(CARDS[name].read_text())
 
 
 def sampled_facts(report):

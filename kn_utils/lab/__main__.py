@@ -11,7 +11,7 @@ import transformers
 from ..checks import count
 from ..command_line import folder, one_line_errors
 from ..facts import load_facts, write_bags
-from ..loading import LAB_FOLDER, LAB_MODELS
+from ..loading import CARDS, LAB_FOLDER, LAB_MODELS
 from . import card, training, world
 
 NAMES = {"masked": "lab", "causal": "lab-causal"}
@@ -74,7 +74,7 @@ def make_model(kind: str, options: argparse.Namespace) -> None:
         "weights_sha256": card.sha256(own / "model.safetensors"),
         **card.figures(lm, facts, sample),
     }  # fmt: skip
-    card.write(report, options.out / card.CARDS[NAMES[kind]].relative_to(LAB_FOLDER))
+    card.write(report, options.out / CARDS[NAMES[kind]].relative_to(LAB_FOLDER))
     print(json.dumps(report, indent=2))
 
 

@@ -8,12 +8,9 @@ from ..asking import ask, ask_scaled, mean_interval, relative_change
 from ..attribution import ffn_activations, knowledge_attributions
 from ..data.files import write_atomically
 from ..facts import Fact
-from ..loading import LAB_FOLDER, LAB_MODELS
 from ..models import LanguageModel
 from ..prompts import askable
 from ..refinement import random_neurons, refine_neurons, top_neurons
-
-CARDS = {"lab": LAB_FOLDER / "card.json", "lab-causal": LAB_MODELS["lab-causal"] / "card.json"}
 
 
 def figures(lm: LanguageModel, facts: list[Fact], sample: list[Fact]) -> dict:
