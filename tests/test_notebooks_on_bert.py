@@ -10,7 +10,8 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 import kn_utils as kn
 from kn_utils.lab.training import split_words
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = [path for path in NOTEBOOKS if path.stem != "lab_model_card"]
 
 
 @pytest.fixture(scope="module")

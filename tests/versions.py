@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 CORE = """models prompts architectures engine attribution invariance quadrature refinement editing weights asking facts
     files contracts lab_numbers""".split()
-CHAPTERS = "01_*.ipynb", "03_*.ipynb", "06_*.ipynb"
+CHAPTERS = "what_does_the_model_know", "which_neurons_did_it", "can_we_rewrite_one_fact"
 NOT_INSTALLED = shutil.ignore_patterns(".*", "_build", "build", "*.egg-info", "__pycache__")
 OFFLINE = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -64,7 +64,7 @@ def print_versions(python, which):
 def run_chapters(python, copy):
     """Each chapter as it is in Colab: all cells, unchanged, with the parameters that it has."""
     notebooks = copy / "notebooks"
-    for path in (next(notebooks.glob(pattern)) for pattern in CHAPTERS):
+    for path in (notebooks / f"{name}.ipynb" for name in CHAPTERS):
         print(f"{path.name} runs", flush=True)
         run([python, "-m", "papermill", "--no-progress-bar", "-k", "python3", path, copy / path.name],
             cwd=notebooks, env=os.environ | OFFLINE)  # fmt: skip
