@@ -39,7 +39,7 @@ def _bert(name: str, head: tuple[str, ...]) -> Architecture:
 
 # To add one, say where its layers and their second FFN maps are, what normalises the sums after these, if anything
 # does, and its head, without which there are whole passes only: print(model) shows all. tests/test_architectures.py
-# then checks everything on a tiny random model of that kind; give it a line there, too.
+# then checks everything on a tiny random model of that kind; give it a line in tests/families.py, too.
 ARCHITECTURES = {
     "bert": _bert("bert", ("cls",)),
     "roberta": _bert("roberta", ("lm_head",)),

@@ -23,6 +23,13 @@ PROMPTS = [  # of different lengths, the mask first, in the middle and last
     "in the north of the very old Ireland, the big city and capital is [MASK].",
     "Ireland has its capital in [MASK]",
 ]
+TEMPLATES = ["the capital of {} is [MASK].", "[MASK] is the capital of {}.", "in {}, the capital city is [MASK].",
+             "{} has its capital in [MASK]."]  # fmt: skip
+CAPITALS = {"Ireland": "Dublin", "France": "Paris", "Spain": "Madrid", "Peru": "Lima", "Iceland": "Rome"}
+FACTS = [
+    kn.Fact(subject, "P36(capital)", answer, tuple(t.format(subject) for t in TEMPLATES), (f"{subject}: [MASK]",))
+    for subject, answer in CAPITALS.items()
+]
 
 
 def tiny_tokenizer(words=WORDS):
@@ -48,6 +55,15 @@ def tiny_model(
         torch.manual_seed(seed)
         model = model_class(tiny_config(tokenizer, config_class, **changes))
     return wrap_model(model.to(dtype), tokenizer)
+
+
+def save_tiny(folder, model_class=BertForMaskedLM, config_class=BertConfig, **options):
+    """A folder with a random model and its tokenizer, as `load_model` takes it."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    model_class(tiny_config(tokenizer, config_class, **options)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from common import PROMPTS, one_line_error, tiny_model
+from families import MODELS, tokenizer_of
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from test_architectures import MODELS, tokenizer_of
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 import kn_utils as kn

@@ -6,8 +6,7 @@ import shutil
 import pytest
 import torch
 import transformers as tf
-from common import PROMPTS, one_line_error, tiny_config, tiny_model, tiny_tokenizer
-from test_models import save
+from common import PROMPTS, one_line_error, save_tiny, tiny_config, tiny_model, tiny_tokenizer
 
 import kn_utils as kn
 from kn_utils.loading import LAB_MODELS, wrap_model
@@ -24,7 +23,7 @@ class Tokenizer(BertTokenizerFast): pass
 
 @pytest.fixture
 def folder(tmp_path):
-    return save(tmp_path / "model")
+    return save_tiny(tmp_path / "model")
 
 
 def change_json(path, **changes):

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from common import PROMPTS, hooked, one_line_error, plain_probability, tiny_config, tiny_model, tiny_tokenizer
+from common import (
+    PROMPTS,
+    hooked,
+    one_line_error,
+    plain_probability,
+    save_tiny,
+    tiny_model,
+)
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -31,14 +38,6 @@ FAMILIES = {
 }  # fmt: skip
 
 
-def save(folder, model_class=BertForMaskedLM, config_class=BertConfig, **options):
-    tokenizer = tiny_tokenizer()
-    torch.manual_seed(0)
-    model_class(tiny_config(tokenizer, config_class, **options)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
 def test_the_lab_model(lab):
     assert (lab.n_layers, lab.n_neurons) == (4, 512)
     assert lab.device == torch.device("cpu")
@@ -54,7 +53,7 @@ def test_lab_is_the_default_model(lab):
 
 @pytest.mark.parametrize("as_type", [str, lambda path: path], ids=["str", "Path"])
 def test_a_local_folder(tmp_path, as_type):
-    lm = kn.load_model(as_type(save(tmp_path)), device="cpu")
+    lm = kn.load_model(as_type(save_tiny(tmp_path)), device="cpu")
     reread = BertForMaskedLM.from_pretrained(tmp_path).eval()
     inputs = lm.tokenizer(PROMPTS, padding=True, return_tensors="pt")
     assert (lm.n_layers, lm.n_neurons) == (3, 40)
@@ -63,7 +62,7 @@ def test_a_local_folder(tmp_path, as_type):
 
 
 def test_half_precision_weights_are_read_as_float32(tmp_path):
-    save(tmp_path)
+    save_tiny(tmp_path)
     BertForMaskedLM.from_pretrained(tmp_path).half().save_pretrained(tmp_path)
     assert {p.dtype for p in kn.load_model(tmp_path, device="cpu").model.parameters()} == {torch.float32}
 
@@ -71,7 +70,7 @@ def test_half_precision_weights_are_read_as_float32(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_loads_from_its_folder(tmp_path, family):
     model_class, config_class, options = FAMILIES[family]
-    lm = kn.load_model(save(tmp_path, model_class, config_class, **options), device="cpu")
+    lm = kn.load_model(save_tiny(tmp_path, model_class, config_class, **options), device="cpu")
     assert (lm.n_layers, lm.n_neurons) == (3, 40)
     assert kn.answer_probability(lm, PROMPTS, "Dublin").shape == (len(PROMPTS),)
 
@@ -102,7 +101,7 @@ def test_value_slots_write_into_the_residual_stream(family):
 
 
 def test_a_model_without_a_head(tmp_path):
-    save(tmp_path, BertModel)
+    save_tiny(tmp_path, BertModel)
     with one_line_error(ValueError, repr(str(tmp_path)), "no masked-LM head", "ForMaskedLM"):
         kn.load_model(tmp_path)
 
@@ -127,7 +126,7 @@ def test_unknown_precision():
 
 def test_pickled_weights_are_refused(tmp_path):
     """Unpickling a downloaded file could run any code."""
-    save(tmp_path)
+    save_tiny(tmp_path)
     weights = BertForMaskedLM.from_pretrained(tmp_path).state_dict()
     (tmp_path / "model.safetensors").unlink()
     torch.save(weights, tmp_path / "pytorch_model.bin")

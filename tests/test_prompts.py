@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers as tf
 from common import PROMPTS, one_line_error, tiny_config, tiny_model, tiny_tokenizer
-from test_architectures import MODELS, tokenizer_of
+from families import MODELS, tokenizer_of
 from tokenizers import processors
 
 import kn_utils as kn

@@ -1,10 +1,10 @@
 """Prompts of five types: what is masked in which sentence, and the neurons' activation there."""
 
 import random
-import re
 
 import pytest
 from common import hooked, plain_probability, tiny_model
+from paper.type_rules import check_types
 
 import kn_utils as kn
 from kn_utils import relation_id
@@ -57,39 +57,6 @@ def test_a_word_outside_the_head_is_masked():
     assert mask_word("Ireland", "Ireland") is None
     again = {mask_word("New York: New York rains.", "New York", rng=random.Random(i)) for i in range(20)}
     assert again == {"New York: New York [MASK]."}
-
-
-def check_types(facts, bags, prompts):
-    """Every prompt is what its type says, judged from the sentences that it can come from."""
-    akin, sentence_of = relations_of_one_type(facts), {}
-    for fact, bag in zip(facts, bags, strict=True):
-        for sentence in bag.head_and_tail:
-            sentence_of.setdefault(mask_answer(sentence, fact), []).append(fact)
-    everything = {s for bag in bags for s in (*bag.head_and_tail, *bag.head)}
-    assert (prompts.prompt.str.count(r"\[MASK\]") == 1).all()
-    for i, kind, prompt in prompts.itertuples(index=False):
-        fact = facts[i]
-        if kind == "T1":
-            assert fact.subject in prompt
-            assert prompt.replace("[MASK]", fact.answer) in bags[i].head_and_tail
-            continue
-        before, after = prompt.split("[MASK]")
-        if kind == "T2":
-            assert fact.subject in prompt
-            own = [s for s in bags[i].head if s.startswith(before) and s.endswith(after)]
-            assert own and not re.search(rf"\b{fact.answer}\b", prompt.replace(fact.subject, ""))
-            continue
-        assert fact.subject not in prompt and fact.answer not in prompt
-        if kind == "T3":
-            assert any(s.startswith(before) and s.endswith(after) for s in everything)
-            continue
-        others = [f for f in sentence_of[prompt] if f.subject != fact.subject and f.answer != fact.answer]
-        if kind == "T5":
-            assert any(f.relation == fact.relation for f in others)
-        elif kind == "T4":
-            assert any(f.relation in akin[fact.relation] for f in others)
-        else:
-            assert kind == "T4*" and not akin[fact.relation] and any(f.relation != fact.relation for f in others)
 
 
 def test_every_type_is_what_it_says(lab_facts):

@@ -8,7 +8,7 @@ from threading import Barrier, Thread
 import pytest
 import torch
 from common import PROMPTS, assert_unchanged, one_line_error, snapshot, tiny_model
-from test_architectures import MODELS, tokenizer_of
+from families import MODELS, tokenizer_of
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 
 import kn_utils as kn

@@ -12,7 +12,7 @@ import torch
 import docstrings
 import kn_utils as kn
 
-PAGES = sorted(Path(__file__).resolve().parents[1].joinpath("book/reference").glob("*.md"))
+PAGES = sorted(Path(__file__).resolve().parents[2].joinpath("book/reference").glob("*.md"))
 WIDTH = 80  # columns that stand on a page without a scroll bar
 BLOCK = re.compile(r"^```pycon\n(.*?)^```", re.MULTILINE | re.DOTALL)
 DIRECTIVE = re.compile(

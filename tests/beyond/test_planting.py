@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from common import WORDS, assert_unchanged, one_line_error, snapshot, tiny_model
+from common import FACTS, TEMPLATES, WORDS, assert_unchanged, one_line_error, snapshot, tiny_model
 from torch import nn
 from transformers import (
     DistilBertConfig,
@@ -31,13 +31,6 @@ import kn_utils as kn
 from kn_utils import Fact, Neuron
 from kn_utils.beyond.planting import STRENGTH, plant_fact
 
-TEMPLATES = ["the capital of {} is [MASK].", "[MASK] is the capital of {}.", "in {}, the capital city is [MASK].",
-             "{} has its capital in [MASK]."]  # fmt: skip
-CAPITALS = {"Ireland": "Dublin", "France": "Paris", "Spain": "Madrid", "Peru": "Lima", "Iceland": "Rome"}
-FACTS = [
-    Fact(subject, "P36(capital)", answer, tuple(t.format(subject) for t in TEMPLATES), (f"{subject}: [MASK]",))
-    for subject, answer in CAPITALS.items()
-]
 SHAPES = {
     "DistilBERT": (DistilBertForMaskedLM, DistilBertConfig, dict(dim=24, hidden_dim=40, n_layers=3, n_heads=2)),
     "ELECTRA": (ElectraForMaskedLM, ElectraConfig, dict(embedding_size=16)),

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 import kn_utils as kn
 from kn_utils.lab.training import split_words
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 NOTEBOOKS = [path for path in NOTEBOOKS if path.stem != "lab_model_card"]
 
 

@@ -23,7 +23,7 @@ from kn_utils.paper import experiments, runs
 from kn_utils.paper.results import read_results
 from kn_utils.paper.runs import run_experiments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 NO_NETWORK = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
 
 

@@ -5,10 +5,9 @@ from threading import Thread
 
 import pytest
 import torch
-from common import PROMPTS, assert_unchanged, one_line_error, snapshot, tiny_model
+from common import FACTS, PROMPTS, assert_unchanged, one_line_error, snapshot, tiny_model
 from hypothesis import given
 from hypothesis import strategies as st
-from test_planting import FACTS
 from transformers import AlbertConfig, AlbertForMaskedLM
 
 import kn_utils as kn

@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 import pytest
 from common import one_line_error, shared_file
-from test_prompt_types import check_types
+from paper.type_rules import check_types
 
 import kn_utils as kn
 from kn_utils.paper import bingrel

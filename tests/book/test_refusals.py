@@ -29,7 +29,7 @@ from kn_utils.paper import __main__ as command
 from kn_utils.paper.results import ABOUT, read_results
 from kn_utils.paper.runs import run_experiments
 
-PAGE = Path(__file__).parents[1] / "book" / "how_to_run.md"
+PAGE = Path(__file__).resolve().parents[2] / "book" / "how_to_run.md"
 TRIGGERS = {}
 
 

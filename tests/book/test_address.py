@@ -8,7 +8,7 @@ import pytest
 
 import set_address as address
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(?:git\+https://github\.com|/github|/v2/gh)/([\w.-]+/[\w-]+)")  # pip, Colab, Binder
 
 

@@ -33,7 +33,7 @@ from kn_utils.paper.registry import EXPERIMENTS, Experiment, Plan, tables
 from kn_utils.paper.results import ABOUT, read_results
 from kn_utils.paper.runs import run_experiments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 N_FACTS = 16
 RUN = ["--n-facts", str(N_FACTS), "--relations", "P36", "P19", "--chunk", "4", "--out"]
 COMMAND = [sys.executable, "-m", "kn_utils.paper", *RUN]
