@@ -1,6 +1,7 @@
 """Knowledge attribution against captum, plain loops, ablation and a network whose integral is known by hand."""
 
 import math
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from torch import nn
 import kn_utils as kn
 from kn_utils import attribution
 from kn_utils.attribution import PATHS
-from kn_utils.engine import batching, gradients, integration
+from kn_utils.engine import batching, integration
 from kn_utils.engine.quadrature import RULES
 
 CAPTUM = {
@@ -256,24 +257,46 @@ def test_few_nodes_stand_for_every_point(lab, lab_facts, rule):
         assert torch.equal(kn.coarse_neurons(one[None]), kn.coarse_neurons(other[None]))
 
 
+class Kept:
+    """A tensor that torch keeps for a gradient; while it does, its storage is counted in `held`."""
+
+    def __init__(self, tensor, held):
+        storage = tensor.untyped_storage()
+        self.tensor, self.held, self.storage = tensor, held, (storage.data_ptr(), storage.nbytes())
+        held[self.storage] += 1
+
+    def __del__(self):
+        self.held[self.storage] -= 1
+        if not self.held[self.storage]:
+            del self.held[self.storage]
+
+
+def bytes_kept(lm, **options):
+    """Scores, and the most bytes that were kept for their gradients at a time, the weights not counted."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in lm.model.parameters()}
+    held, sizes = Counter(), []
+
+    def keep(tensor):
+        kept = Kept(tensor, held)
+        sizes.append(sum(n_bytes for start, n_bytes in held if start not in weights))
+        return kept
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
+        return kn.knowledge_attribution(lm, PROMPTS, ANSWER, **options), max(sizes)
+
+
 @pytest.mark.parametrize("exact_steps", [True, False])
-@pytest.mark.parametrize("max_memory", [1, 400_000])
-def test_a_pass_stays_within_the_memory(tiny64, max_memory, exact_steps, monkeypatch):
-    """Whatever the memory is, as long as one copy of one prompt fits."""
-    expected = kn.knowledge_attribution(tiny64, PROMPTS, ANSWER, exact_steps=exact_steps)
-    widths, plain_rerun = [], gradients.rerun_from
-
-    def rerun_from(lm, past, written, of=None):
-        whole = sum(z.shape[0] * z.shape[1] * (lm.n_layers - layer) / lm.n_layers for layer, z in written.items())
-        widths.append((whole, batching.n_rows(lm, past.n_tokens)))
-        return plain_rerun(lm, past, written, of)
-
-    monkeypatch.setattr(gradients, "rerun_from", rerun_from)
-    lm = replace(tiny64, max_memory=max_memory)
-    scores = kn.knowledge_attribution(lm, PROMPTS, ANSWER, exact_steps=exact_steps)
-    torch.testing.assert_close(scores, expected, atol=1e-12, rtol=1e-9)
-    assert all(whole <= most for whole, most in widths)
-    assert len(widths) > len(PROMPTS)
+def test_a_pass_stays_within_the_memory(tiny, exact_steps):
+    """As long as one copy of one prompt fits; and what is allowed is used."""
+    expected, most = bytes_kept(tiny, exact_steps=exact_steps)
+    kept = {}
+    for max_memory in (1, 100_000, 400_000):
+        limited = replace(tiny, max_memory=max_memory)
+        scores, kept[max_memory] = bytes_kept(limited, exact_steps=exact_steps)
+        torch.testing.assert_close(scores, expected, atol=1e-6, rtol=0)
+    assert kept[1] < kept[100_000] <= 100_000
+    assert 100_000 < kept[400_000] <= 400_000
+    assert kept[400_000] < most
 
 
 def test_rough_integrands_are_evaluated_at_more_points(tiny, monkeypatch):

@@ -2,40 +2,12 @@
 
 import pytest
 import torch
-from common import (
-    PROMPTS,
-    hooked,
-    one_line_error,
-    plain_probability,
-    save_tiny,
-    tiny_model,
-)
-from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    BertModel,
-    DistilBertConfig,
-    DistilBertForMaskedLM,
-    ElectraConfig,
-    ElectraForMaskedLM,
-    RobertaConfig,
-    RobertaForMaskedLM,
-    XLNetConfig,
-)
+from common import PROMPTS, one_line_error, save_tiny, tiny_model
+from transformers import BertForMaskedLM, BertModel, XLNetConfig
 
 import kn_utils as kn
 from kn_utils.engine import encode
 from kn_utils.models import answer_id
-
-FAMILIES = {
-    "bert": (BertForMaskedLM, BertConfig, {}),
-    "roberta": (RobertaForMaskedLM, RobertaConfig, {}),
-    "electra": (ElectraForMaskedLM, ElectraConfig, {"embedding_size": 24}),
-    "electra, narrow embeddings": (ElectraForMaskedLM, ElectraConfig, {"embedding_size": 16}),
-    "distilbert": (
-        DistilBertForMaskedLM, DistilBertConfig, {"dim": 24, "n_layers": 3, "n_heads": 2, "hidden_dim": 40},
-    ),
-}  # fmt: skip
 
 
 def test_the_lab_model(lab):
@@ -65,39 +37,6 @@ def test_half_precision_weights_are_read_as_float32(tmp_path):
     save_tiny(tmp_path)
     BertForMaskedLM.from_pretrained(tmp_path).half().save_pretrained(tmp_path)
     assert {p.dtype for p in kn.load_model(tmp_path, device="cpu").model.parameters()} == {torch.float32}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_loads_from_its_folder(tmp_path, family):
-    model_class, config_class, options = FAMILIES[family]
-    lm = kn.load_model(save_tiny(tmp_path, model_class, config_class, **options), device="cpu")
-    assert (lm.n_layers, lm.n_neurons) == (3, 40)
-    assert kn.answer_probability(lm, PROMPTS, "Dublin").shape == (len(PROMPTS),)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_attribution_is_complete_in_every_family(family):
-    model_class, config_class, options = FAMILIES[family]
-    lm = tiny_model(model_class, config_class, **options)
-    assert (lm.n_layers, lm.n_neurons) == (3, 40)
-    prompt = PROMPTS[0]
-    scores = kn.knowledge_attribution(lm, [prompt], "Dublin", rule="gauss-legendre")[0].sum(1)
-    for layer in range(lm.n_layers):
-        with hooked(lm, layer, torch.zeros_like):
-            without = plain_probability(lm, prompt, "Dublin").item()
-        assert scores[layer].item() == pytest.approx(plain_probability(lm, prompt, "Dublin").item() - without, abs=1e-4)
-    assert scores.abs().max() > 1e-3
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_value_slots_write_into_the_residual_stream(family):
-    model_class, config_class, options = FAMILIES[family]
-    lm = tiny_model(model_class, config_class, **options)
-    slot = lm.value_slot(kn.Neuron(1, 7))
-    one = torch.eye(lm.n_neurons)[7]
-    down = lm.down_projections[1]
-    torch.testing.assert_close(slot, down(one) - down(0 * one), atol=1e-6, rtol=0)
-    assert slot.shape == (24,)
 
 
 def test_a_model_without_a_head(tmp_path):

@@ -45,8 +45,13 @@ def test_key_equals_one_ablation_at_a_time(tiny64, baseline):
             assert key.log_probability[row, layer, neuron].item() == pytest.approx(expected, abs=1e-8)
 
 
-def test_mean_activation_is_the_mean_over_the_prompts_of_the_key(tiny):
-    torch.testing.assert_close(mean_activation(tiny, FACTS), kn.ffn_activations(tiny, PROMPTS).mean(0))
+def test_mean_activation_is_the_mean_over_one_prompt_of_each_fact(tiny):
+    for layer, mean in enumerate(mean_activation(tiny, FACTS)):
+        seen = []
+        for prompt, fact in zip(PROMPTS, FACTS, strict=True):
+            with hooked(tiny, layer, lambda w, seen=seen: seen.append(w) or w):
+                plain_probability(tiny, prompt, fact.answer)
+        torch.testing.assert_close(mean, torch.cat(seen).mean(0))
 
 
 def test_a_stopped_key_continues(tiny, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The experiments over many facts against one fact, one prompt and one edit at a time."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,6 @@ from common import PROMPTS, assert_unchanged, snapshot, tiny_model
 import kn_utils as kn
 from kn_utils import Neuron
 from kn_utils.paper import experiments
-from kn_utils.refinement import coarse_counts
 
 ANSWERS = ["Dublin", "Paris", "Lima", "Rome"]
 FACTS = [
@@ -35,13 +35,26 @@ def neurons(lm, coarse):
     return experiments.refine(FACTS, coarse, lm.n_neurons)
 
 
+def counted(scores, threshold):
+    """In how many prompts each neuron's score is above `threshold` times the prompt's highest."""
+    return Counter(
+        Neuron(layer, index)
+        for prompt in scores.tolist()
+        for layer, row in enumerate(prompt)
+        for index, score in enumerate(row)
+        if score > threshold * max(map(max, prompt))
+    )
+
+
 def test_coarse_counts_and_high_scores(lm, coarse):
-    for fact, row, most_active in zip(FACTS[:2], coarse.itertuples(), coarse["most active"], strict=False):
+    for fact, row, most_active in zip(FACTS, coarse.itertuples(), coarse["most active"], strict=True):
         scores = kn.knowledge_attribution(lm, fact.prompts, fact.answer)
         activations = kn.ffn_activations(lm, fact.prompts)
-        assert row.knowledge == coarse_counts(scores, 0.2)
-        assert row.activation == coarse_counts(activations, 0.5)
-        assert set(most_active[:7]) == kn.top_neurons(activations, 7)
+        assert row.knowledge == counted(scores, 0.2)
+        assert row.activation == counted(activations, 0.5)
+        active = [activations[:, layer, index].mean().item() for layer, index in most_active]
+        assert active == pytest.approx(sorted(active, reverse=True))
+        assert active[0] == pytest.approx(activations.mean(0).max().item())
         mean = scores.mean(0)
         assert set(row.scores) == {Neuron(*i) for i in (mean > 0.1 * mean.max()).nonzero().tolist()}
         assert all(abs(score - mean[neuron].item()) < 1e-5 * mean.max() for neuron, score in row.scores.items())
