@@ -9,6 +9,7 @@ from .asking import (
     answer_probability,
     ask,
     ask_scaled,
+    known,
     mean_interval,
     perplexity,
     relative_change,
@@ -22,7 +23,7 @@ from .facts import Fact, load_facts, relation_id, write_facts
 from .loading import load_model
 from .models import LanguageModel, Neuron
 from .prompts import askable
-from .refinement import choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
+from .refinement import another_facts_neurons, choose_share, coarse_neurons, random_neurons, refine_neurons, top_neurons
 
 __all__ = [
     "Fact",
@@ -30,6 +31,7 @@ __all__ = [
     "LanguageModel",
     "Neuron",
     "amplify",
+    "another_facts_neurons",
     "answer_distribution",
     "answer_probability",
     "ask",
@@ -42,6 +44,7 @@ __all__ = [
     "ffn_activations",
     "knowledge_attribution",
     "knowledge_attributions",
+    "known",
     "load_facts",
     "load_model",
     "mean_interval",

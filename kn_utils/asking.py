@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from tqdm.auto import tqdm
 
-from .checks import count, finite, finite_logits, list_of, neuron_sets
+from .checks import count, finite, finite_logits, list_of, neuron_sets, one_of
 from .editing import factors_of
 from .engine import answer_logits, batches, log_odds, run_with_cache, scaled_logits, unique
-from .facts import Fact
+from .facts import ROLES, Fact
 from .models import LanguageModel, Neuron
 from .prompts import Questions, first_questions, questions_for
 from .stats import Interval, bootstrap, mean_interval, perplexity, relative_change  # noqa: F401, found here, too
@@ -55,8 +55,12 @@ def top_answers(lm: LanguageModel, prompt: str, k: int = 5) -> list[tuple[str, f
     return list(zip(words, probability.tolist(), strict=True))
 
 
-def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.DataFrame:
-    """Ask the model every fact, on its held-out prompts or on those that find its neurons.
+def ask(lm: LanguageModel, facts: Sequence[Fact], prompts: str = "heldout") -> pd.DataFrame:
+    """Ask the model every fact.
+
+    Args:
+        prompts: "heldout", "find" (those that find neurons) or "select" (those that tell what is known; of a fact that
+            has none, those that find).
 
     Returns:
         One row per fact: subject, relation, answer, and means over its prompts of probability, log_probability and
@@ -65,20 +69,19 @@ def ask(lm: LanguageModel, facts: Sequence[Fact], heldout: bool = True) -> pd.Da
 
     Raises:
         TypeError: what is no list of facts.
-        ValueError: no facts, one without such prompts, or logits that are not finite.
+        ValueError: no facts, one without such prompts, another choice of prompts, or logits that are not finite.
     """
     facts = list_of("facts", facts, Fact)
-    owner, prompts, answers = _prompts_of(facts, heldout)
-    return _by_fact(facts, owner, ask_prompts(lm, prompts, answers))
+    owner, texts, answers = _prompts_of(facts, prompts)
+    return _by_fact(facts, owner, ask_prompts(lm, texts, answers))
 
 
-def known(answers: pd.DataFrame) -> pd.Series:
-    """Which facts the model knows: those whose answer comes first on every prompt that was asked.
+def known(lm: LanguageModel, facts: Sequence[Fact]) -> pd.Series:
+    """Which facts the model knows: those whose answer comes first on every select prompt.
 
-    Args:
-        answers: of `ask`, on the held-out prompts.
+    Effects are measured on other prompts, so no fact is chosen by those that judge it. Errors as of `ask`.
     """
-    return (answers.top1 == 1).rename("known")
+    return (ask(lm, facts, "select").top1 == 1).rename("known")
 
 
 @torch.no_grad()
@@ -86,7 +89,7 @@ def ask_scaled(
     lm: LanguageModel,
     facts: Sequence[Fact],
     changes: Sequence[tuple[Iterable[Iterable[Neuron]], float]],
-    heldout: bool = True,
+    prompts: str = "heldout",
 ) -> list[pd.DataFrame]:
     """`ask` each fact as it is, and once for each change: with its own neurons' activations multiplied (section 4.3).
 
@@ -97,6 +100,7 @@ def ask_scaled(
 
     Args:
         changes: neurons, a set for each fact, and the factor.
+        prompts: as of `ask`.
 
     Returns:
         1 + changes tables.
@@ -108,8 +112,8 @@ def ask_scaled(
     """
     facts = list_of("facts", facts, Fact)
     changes = _checked_changes(lm, changes, len(facts))
-    owner, prompts, answers = _prompts_of(facts, heldout)
-    asked = questions_for(lm, prompts, answers)
+    owner, texts, answers = _prompts_of(facts, prompts)
+    asked = questions_for(lm, texts, answers)
     shape = (1 + len(changes), len(asked.questions))
     odds, rank = (torch.empty(shape, device=lm.device, dtype=lm.dtype) for _ in range(2))
     with tqdm(total=len(asked.questions), desc="Editing", unit="prompt", leave=None, delay=1) as progress:
@@ -156,15 +160,17 @@ def _checked_changes(lm: LanguageModel, changes, n_facts: int) -> list[tuple[lis
     return checked
 
 
-def _prompts_of(facts: Sequence[Fact], heldout: bool) -> tuple[list[int], list[str], list[str]]:
-    """All prompts: to which fact each belongs, its text, and its answer."""
+def _prompts_of(facts: Sequence[Fact], role: str) -> tuple[list[int], list[str], list[str]]:
+    """All prompts of a role: to which fact each belongs, its text, and its answer."""
+    one_of("prompts", role, ROLES)
     if len(facts) == 0:
         raise ValueError("facts is empty: pass at least one fact")
-    prompts = [fact.heldout_prompts if heldout else fact.prompts for fact in facts]
-    for fact, own in zip(facts, prompts, strict=True):
-        if not own:
-            raise ValueError(f"fact {fact.subject!r} has no held-out prompts: give it some, or pass heldout=False")
-    rows = [(i, prompt, fact.answer) for i, fact in enumerate(facts) for prompt in prompts[i]]
+    rows = []
+    for i, fact in enumerate(facts):
+        select = fact.select_prompts or fact.prompts
+        if not (own := {"find": fact.prompts, "select": select, "heldout": fact.heldout_prompts}[role]):
+            raise ValueError(f"fact {fact.subject!r} has no {role} prompts: give it some, or ask others by prompts=...")
+        rows += [(i, prompt, fact.answer) for prompt in own]
     return tuple(map(list, zip(*rows, strict=True)))
 
 

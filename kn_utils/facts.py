@@ -3,7 +3,7 @@
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from .checks import count, integer, list_of
@@ -21,7 +21,8 @@ LAB_FACTS = Path(__file__).parent / "lab" / "facts.json.gz"
 class Fact:
     """A triple <subject, relation, answer> and the prompts that ask for its answer at `[MASK]`.
 
-    Neurons are found with `prompts`; effects are measured on `heldout_prompts`, which nothing else sees.
+    Neurons are found with `prompts`; `select_prompts` tell whether the fact is known; effects are measured on
+    `heldout_prompts`, which nothing else sees.
     `relation` carries its Wikidata id and label: "P36(capital)".
 
     Raises:
@@ -39,16 +40,22 @@ class Fact:
     answer: str
     prompts: tuple[str, ...]
     heldout_prompts: tuple[str, ...] = ()
+    select_prompts: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("prompts", "heldout_prompts"):
+        for name in ("prompts", "heldout_prompts", "select_prompts"):
             if isinstance(prompts := getattr(self, name), str):
                 raise TypeError(f"{name} is the text {prompts!r}: pass a tuple of prompts, ({prompts!r},)")
             object.__setattr__(self, name, tuple(prompts))
-        asked = [*self.prompts, *self.heldout_prompts]
+        asked = self.all_prompts
         if len(set(asked)) < len(asked):
             twice = next(prompt for prompt in asked if asked.count(prompt) > 1)
-            raise ValueError(f"fact {self.subject!r} asks {twice!r} twice: each wording finds or measures, once")
+            raise ValueError(f"fact {self.subject!r} asks {twice!r} twice: each wording has one role, once")
+
+    @property
+    def all_prompts(self) -> tuple[str, ...]:
+        """Those that find, that select and that measure, in this order."""
+        return self.prompts + self.select_prompts + self.heldout_prompts
 
 
 def load_facts(
@@ -59,9 +66,10 @@ def load_facts(
 ) -> list[Fact]:
     """Read `"lab"` (the shipped world), `"pararel"` (downloaded once, then cached), or a ParaRel JSON or JSON.gz file.
 
-    A prompt that a fact has twice counts once, where it first stands. Then the last quarter of each fact's prompts, at
-    least one, is held out, unless the file says which ones are. A fact that a file has twice, as ParaRel has 17, stays
-    two facts; so each keeps its number in the file.
+    A prompt that a fact has twice counts once, where it first stands. Unless the file says what each is for, the last
+    quarter of a fact's prompts, at least two of five or more and at least one of two, does not find neurons: the first
+    of these selects, the others measure; one alone measures. A fact that a file has twice, as ParaRel has 17, stays two
+    facts; so each keeps its number in the file.
 
     Args:
         relations: keep these, given as "P36" or "P36(capital)", of which the id counts; all when None.
@@ -78,8 +86,8 @@ def load_facts(
 
     Example:
         >>> fact = kn.load_facts("lab", relations="P36")[1]
-        >>> fact.subject, fact.answer, len(fact.prompts), len(fact.heldout_prompts)
-        ('Albania', 'Tirana', 9, 3)
+        >>> fact.subject, fact.answer, len(fact.prompts), len(fact.select_prompts), len(fact.heldout_prompts)
+        ('Albania', 'Tirana', 9, 1, 2)
     """
     wanted = None if relations is None else relation_names(relations)
     n_facts = None if n_facts is None else count("n_facts", n_facts)
@@ -97,8 +105,7 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
     """Write `facts` in ParaRel's format, gzipped when `path` ends in .gz. The inverse of `load_facts(path)`.
 
     The file has ParaRel's three columns if the same facts can be read from these, else subjects as a fourth column, or
-    those and each prompt's role as a fourth and fifth. Facts of one relation stand together in it; a prompt that a fact
-    has twice is written once, where it first stands.
+    those and each prompt's role as a fourth and fifth. Facts of one relation stand together in it.
 
     Raises:
         ValueError: no facts, or one without prompts to find neurons with, or with an empty text.
@@ -165,7 +172,9 @@ def _facts_of(bags: dict[str, list], name: str) -> list[Fact]:
                 "relation's rows as a fourth column, [prompt, answer, relation, subject]"
             )
         if not fact.prompts:
-            raise ValueError(f"{name} holds out all prompts of {fact.subject!r} in {fact.relation}: mark one as 'find'")
+            raise ValueError(
+                f"{name} has no 'find' among the roles of {fact.subject!r} in {fact.relation}: mark one so"
+            )
     return facts
 
 
@@ -179,35 +188,33 @@ def _each_fact(bags: dict[str, list]) -> Iterator[Fact]:
             yield Fact(given[0] if given else subject, relation, answer, *_split(bag, own))
 
 
-def _split(bag: list, prompts: list[str]) -> tuple[list[str], list[str]]:
-    """A fact's distinct prompts to find neurons with, and those held out."""
+def _split(bag: list, prompts: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """A fact's distinct prompts to find neurons with, those held out to measure, and those that select."""
     if len(bag[0]) == len(COLUMNS):
         roles = {row[0]: row[4] for row in reversed(bag)}  # of a prompt that stands there twice, the first
-        find, heldout = ([prompt for prompt in prompts if roles[prompt] == role] for role in ROLES)
-        return find, heldout
-    n_heldout = max(1, len(prompts) // 4) if len(prompts) > 1 else 0
-    return prompts[: len(prompts) - n_heldout], prompts[len(prompts) - n_heldout :]
+        find, select, heldout = ([prompt for prompt in prompts if roles[prompt] == role] for role in ROLES)
+        return find, heldout, select
+    n_others = max(len(prompts) // 4, 2 if len(prompts) >= 5 else min(1, len(prompts) - 1))
+    find, others = prompts[: len(prompts) - n_others], prompts[len(prompts) - n_others :]
+    return (find, others[1:], others[:1]) if n_others > 1 else (find, others, [])
 
 
 def _rows(fact: Fact, n_columns: int) -> list[list[str]]:
     """The first columns of the rows of a fact."""
-    roles = [*(ROLES[0] for _ in fact.prompts), *(ROLES[1] for _ in fact.heldout_prompts)]
-    prompts = (*fact.prompts, *fact.heldout_prompts)
-    whole = [[p, fact.answer, fact.relation, fact.subject, role] for p, role in zip(prompts, roles, strict=True)]
+    of_role = zip(ROLES, (fact.prompts, fact.select_prompts, fact.heldout_prompts), strict=True)
+    whole = [[p, fact.answer, fact.relation, fact.subject, role] for role, prompts in of_role for p in prompts]
     return [row[:n_columns] for row in whole]
 
 
 def _writable(fact: Fact) -> Fact:
-    """The fact with each prompt once, or one line that says why it cannot be written."""
-    prompts = dict.fromkeys(fact.prompts)
-    heldout = [prompt for prompt in dict.fromkeys(fact.heldout_prompts) if prompt not in prompts]
-    texts = (fact.subject, fact.relation, fact.answer, *prompts, *heldout)
-    if not prompts or not all(is_text(text) and text.strip() for text in texts):
+    """The fact itself, or one line that says why it cannot be written."""
+    texts = (fact.subject, fact.relation, fact.answer, *fact.all_prompts)
+    if not fact.prompts or not all(is_text(text) and text.strip() for text in texts):
         triple = f"the fact {(fact.subject, fact.relation, fact.answer)}"
         raise ValueError(f"{triple} cannot be written: give it a prompt, and no text that is empty or half a character")
     if fact.relation != fact.relation.strip():
         raise ValueError(f"{fact.relation!r} cannot be written: leave out the space around it")
-    return replace(fact, prompts=tuple(prompts), heldout_prompts=tuple(heldout))
+    return fact
 
 
 def _keep_relations(facts: list[Fact], wanted: Sequence[str], source) -> list[Fact]:

@@ -159,7 +159,8 @@ def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> l
     """The facts with those of their prompts that the model can be asked.
 
     All, for a model that can answer anywhere. For a causal model facts keep the prompts that it `suits`, and are left
-    out where fewer than `min_prompts`, or no held-out prompt, remain.
+    out where fewer than `min_prompts`, or no held-out prompt, remain. Where no select prompt remains, the first of
+    several held-out ones selects.
 
     Example:
         >>> from kn_utils.prompts import askable
@@ -174,10 +175,13 @@ def askable(lm: LanguageModel, facts: Sequence[Fact], min_prompts: int = 3) -> l
     def fitting(prompts):
         return tuple(prompt for prompt in prompts if suits(lm, prompt))
 
-    kept = [
-        replace(fact, prompts=fitting(fact.prompts), heldout_prompts=fitting(fact.heldout_prompts)) for fact in facts
-    ]
-    return [fact for fact in kept if len(fact.prompts) >= min_prompts and fact.heldout_prompts]
+    def keep(fact):
+        find, select, heldout = map(fitting, (fact.prompts, fact.select_prompts, fact.heldout_prompts))
+        if fact.select_prompts and not select and len(heldout) > 1:
+            select, heldout = heldout[:1], heldout[1:]
+        return replace(fact, prompts=find, select_prompts=select, heldout_prompts=heldout)
+
+    return [fact for fact in map(keep, facts) if len(fact.prompts) >= min_prompts and fact.heldout_prompts]
 
 
 def suits(lm: LanguageModel, prompt: str) -> bool:

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from random import Random
 
 import torch
 from torch import Tensor
 
-from .checks import count, finite, fraction, neuron_set, scores_3d
+from .checks import count, finite, fraction, integer, list_of, neuron_set, same_length, scores_3d
+from .facts import Fact
 from .models import Neuron
 
 
@@ -176,3 +178,37 @@ def random_neurons(neurons: Iterable[Neuron], n_neurons: int, seed: int = 0) -> 
         order = (Neuron(layer, i) for i in torch.randperm(n_neurons, generator=generator).tolist())
         drawn.update([neuron for neuron in order if neuron not in neurons][:wanted])
     return drawn
+
+
+def another_facts_neurons(
+    facts: Sequence[Fact], neurons: Sequence[Iterable[Neuron]], seed: int = 0
+) -> list[set[Neuron]]:
+    """For each fact the neurons of another of its relation, drawn at random among those of another subject and answer.
+
+    The control that tells neurons of a fact from neurons of its relation. Empty where a relation has no such fact.
+
+    Args:
+        neurons: of each fact, a set.
+
+    Raises:
+        ValueError: as many sets as facts are needed.
+
+    Example:
+        >>> sets = [{kn.Neuron(0, i)} for i in range(len(facts))]
+        >>> others = kn.another_facts_neurons(facts, sets)
+        >>> others[0] != sets[0]
+        True
+    """
+    facts, sets, seed = list_of("facts", facts, Fact), [set(own) for own in neurons], integer("seed", seed)
+    same_length(facts=facts, neurons=sets)
+    of_relation: dict[str, list[int]] = {}
+    for i, fact in enumerate(facts):
+        of_relation.setdefault(fact.relation, []).append(i)
+
+    def other(i, fact):
+        order = of_relation[fact.relation].copy()
+        Random(seed + i).shuffle(order)
+        return next((j for j in order if facts[j].answer != fact.answer and facts[j].subject != fact.subject), None)
+
+    drawn = [other(i, fact) for i, fact in enumerate(facts)]
+    return [set() if j is None else set(sets[j]) for j in drawn]

@@ -13,16 +13,35 @@ from .checks import finite, fraction, integer, numbers, same_length
 LIKE = 2.0  # of like size: between half and twice as much
 
 
+SPACE = "\N{NO-BREAK SPACE}"  # a number and its unit, or its interval, stay in one line
+MINUS = "\N{MINUS SIGN}"
+
+
 class Interval(NamedTuple):
-    """An estimate and its bootstrap confidence interval; `f"{interval:+.1%}"` prints "-45.6 % [-50.1, -41.0]"."""
+    """An estimate and its 95 % confidence interval; `f"{interval:+.1%}"` prints "−45.6 % [−50.1, −41.0]"."""
 
     value: float
     low: float
     high: float
 
     def __format__(self, spec: str) -> str:
-        value, low, high = (format(x, spec).removesuffix("%") for x in self)
-        return f"{value}{' %' if spec.endswith('%') else ''} [{low}, {high}]"
+        low, high = (written(x, spec).removesuffix(f"{SPACE}%") for x in self[1:])
+        return f"{written(self.value, spec)}{SPACE}[{low},{SPACE}{high}]"
+
+
+def written(number: float | Interval, spec: str = "") -> str:
+    """A number in the form that it has throughout the book: "49.3 %", "−0.02", and never "-0.0".
+
+    Args:
+        spec: a format of Python's, such as "+.1%".
+    """
+    if isinstance(number, Interval):
+        return format(number, spec)
+    text = format(number, spec)
+    if not any(digit in text for digit in "123456789") and any(c.isdigit() for c in text):
+        text = text.lstrip("+-")  # zero has no sign
+    text = text.replace("-", MINUS)
+    return f"{text[:-1]}{SPACE}%" if text.endswith("%") else text
 
 
 def perplexity(log_probability: Sequence[float]) -> float:
@@ -99,6 +118,25 @@ def verdict(ours: Interval, published: float, signed: bool = True) -> str:
 def mean_interval(values: Sequence[float]) -> Interval:
     """The mean and its interval over facts."""
     return bootstrap(lambda v, axis: v.mean(axis), values)
+
+
+def share_interval(values: Sequence[float]) -> Interval:
+    """A share of facts, such as those that lose half, with Wilson's interval: never of width 0, as a bootstrap's is at
+    0 and 100 %.
+
+    Args:
+        values: of each fact, 0 or 1; or a share of its prompts, which only makes the interval wider than it need be.
+
+    Raises:
+        ValueError: a value outside [0, 1], or no values.
+    """
+    values = _sample("values", values)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(f"values holds {values[~((values >= 0) & (values <= 1))][0]:g}: pass shares, from 0 to 1")
+    n, share, z = len(values), float(values.mean()), scipy.stats.norm.ppf(0.975)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
 
 
 def bootstrap(statistic, *samples: Sequence[float], level: float = 0.95, seed: int = 0) -> Interval:

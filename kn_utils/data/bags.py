@@ -1,8 +1,9 @@
 """ParaRel's file format: {"P36": [bag, ...], ...}.
 
 A bag is one fact: a row [prompt, answer, "P36(capital)"] for each prompt. Two columns may follow, in all rows of a bag:
-the subject, and the prompt's role, one of ROLES. Files as released have neither; then the subject is read from the
-prompts, and the last quarter of them is held out.
+the subject, and the prompt's role, one of ROLES: it finds neurons, selects the facts that are known, or is held out to
+measure effects. Files as released have neither; then the subject is read from the prompts, and the last quarter of
+them does not find.
 """
 
 import gzip
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from .files import is_text, read_json, write_atomically
 
-ROLES = ("find", "heldout")
+ROLES = ("find", "select", "heldout")
 COLUMNS = ("prompt", "answer", "relation", "subject", "role")
 REMEDY = "fetch or write it again"
 

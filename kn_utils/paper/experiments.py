@@ -1,9 +1,9 @@
 """The paper's experiments over many facts, each one function: facts in, a tidy table out (sections 4 and 5).
 
 A table `neurons` has one row per fact and one column per kind of neurons, each entry a set of `Neuron`:
-`knowledge` (by attribution), `activation` (the paper's baseline: activation as the score, refined alike, so that each
-fact has its own number), `most active` (as many as knowledge neurons, the most activated) and `random` (as many others
-of the same layers).
+`knowledge` (by attribution), `another fact` (the knowledge neurons of another fact of the relation), `activation` (the
+paper's baseline: activation as the score, refined alike, so that each fact has its own number), `most active` (as many
+as knowledge neurons, the most activated) and `random` (as many others of the same layers).
 """
 
 from collections import Counter
@@ -19,11 +19,17 @@ from ..checks import count, integer, list_of, neuron_sets, same_length
 from ..editing import erase_relation, update_fact
 from ..facts import Fact, relation_id
 from ..models import LanguageModel, Neuron, answer_ids
-from ..refinement import coarse_counts, random_neurons, share_from_counts, shared_neurons
+from ..refinement import (
+    another_facts_neurons,
+    coarse_counts,
+    random_neurons,
+    share_from_counts,
+    shared_neurons,
+)
 
 THRESHOLDS = {"knowledge": 0.2, "activation": 0.5}  # t of the released code
 FACTORS = {"suppress": 0.0, "amplify": 2.0}
-KINDS = ("knowledge", "activation", "most active", "random")
+KINDS = ("knowledge", "another fact", "activation", "most active", "random")
 ERASED = ("P19", "P27", "P106", "P937")  # the relations of section 5.2
 N_ERASED = 20  # value slots
 OWN = 0.1  # of the relation's other facts: below it a neuron is the fact's own (section 5.1)
@@ -78,6 +84,7 @@ def refine(facts: Sequence[Fact], coarse: pd.DataFrame, n_neurons: int, seed: in
         table[kind] = [shared_neurons(c, n, p, least) for (c, n, least), p in zip(counts, share, strict=True)]
         if kind == "knowledge":
             table["share"] = share.to_numpy()
+    table["another fact"] = another_facts_neurons(facts, table.knowledge, seed)
     tops = zip(coarse["most active"], table.knowledge, strict=True)
     table["most active"] = [set(top[: len(own)]) for top, own in tops]
     table["random"] = [random_neurons(own, n_neurons, seed + i) for i, own in enumerate(table.knowledge)]
@@ -97,7 +104,7 @@ def suppress_amplify(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataF
     changes = [(neurons[kind].tolist(), FACTORS[operation]) for operation, kind in conditions]
     tables = []
     for which in ("find", "heldout"):
-        measured = ask_scaled(lm, facts, changes, heldout=which == "heldout")
+        measured = ask_scaled(lm, facts, changes, which)
         for (operation, kind), table in zip([("none", "none"), *conditions], measured, strict=True):
             means = table[list(METRICS)].rename_axis("fact").reset_index()
             tables.append(means.assign(prompts=which, operation=operation, kind=kind))
@@ -122,6 +129,28 @@ def own_neurons(facts: Sequence[Fact], knowledge: Sequence[set[Neuron]]) -> list
         {n for n in neurons if holders[f.relation][n] - 1 < OWN * (n_facts[f.relation] - 1)}
         for f, neurons in zip(facts, knowledge, strict=True)
     ]
+
+
+def edit_sets(
+    facts: Sequence[Fact], coarse: pd.DataFrame, neurons: pd.DataFrame, n_neurons: int, seed: int = 0
+) -> pd.DataFrame:
+    """The neurons in which facts are rewritten: each fact's own, and three controls.
+
+    Args:
+        coarse, neurons: of `find_coarse` and `refine`, for the same facts.
+        n_neurons: of one layer.
+
+    Returns:
+        A table like `neurons`: knowledge (`own_neurons`), another fact (those of another fact of the relation), most
+        active (as many as its own) and random (as many).
+    """
+    own = own_neurons(facts, neurons.knowledge)
+    return pd.DataFrame({
+        "knowledge": own,
+        "another fact": another_facts_neurons(facts, own, seed),
+        "most active": [set(top[: len(o)]) for top, o in zip(coarse["most active"], own, strict=True)],
+        "random": [random_neurons(o, n_neurons, seed + i) for i, o in enumerate(own)],
+    })  # fmt: skip
 
 
 def choose_edits(
@@ -152,23 +181,25 @@ def choose_edits(
 
 
 def update_facts(
-    lm: LanguageModel, facts: Sequence[Fact], own: Sequence[set[Neuron]], edits: pd.DataFrame, seed: int = 0
+    lm: LanguageModel, facts: Sequence[Fact], sets: pd.DataFrame, edits: pd.DataFrame, seed: int = 0
 ) -> pd.DataFrame:
-    """Rewrite each chosen fact in its own neurons, and in as many random ones, and ask it and others (section 5.1).
+    """Rewrite each chosen fact in its own neurons, and in those of the controls, and ask it and others (section 5.1).
 
     Args:
+        sets: of `edit_sets`.
         edits: of `choose_edits`.
 
     The other facts are of other subjects, or of other relations: what else is right of the subject in the relation is
     no bystander.
 
     Returns:
-        One row per edit and kind ("none", "knowledge", "random"), on held-out prompts: change (t is no longer the top
+        One row per edit and kind ("none" and those of `sets`), on held-out prompts: change (t is no longer the top
         answer) and success (t' is), as shares of the prompts; p_old, p_new; intra and inter, the mean log P(answer)
         of other facts of the relation and of other relations; leak, the share of the latter that now answer t'.
     """
-    facts, own, rows = _facts(facts), neuron_sets(lm, own, "own"), []
-    same_length(facts=facts, own=own)
+    facts, rows = _facts(facts), []
+    same_length(facts=facts, sets=sets)
+    checked = {kind: neuron_sets(lm, sets[kind], f"the neurons {kind}") for kind in sets}
     for i, new in edits[["fact", "new"]].itertuples(index=False):
         i = count("a fact of edits", i, least=0, most=len(facts) - 1)
         fact, rng = facts[i], Random(seed + i)
@@ -177,8 +208,7 @@ def update_facts(
         near, far = (rng.sample(group, min(BYSTANDERS, len(group))) for group in (near, far))
         asked = [fact, replace(fact, answer=new), *near, *far, *(replace(f, answer=new) for f in far)]
         start = [2, 2 + len(near), 2 + len(near) + len(far), len(asked)]
-        sets = {"none": set(), "knowledge": own[i], "random": random_neurons(own[i], lm.n_neurons, seed + i)}
-        for kind, neurons in sets.items():
+        for kind, neurons in {"none": set(), **{kind: each[i] for kind, each in checked.items()}}.items():
             with update_fact(lm, neurons, fact.answer, new):
                 table = ask(lm, asked)
             log_p = table.log_probability
@@ -222,7 +252,7 @@ def erase_relations(
     tables = [ask_all("none", "none")]
     for relation in ERASED:
         rows = [i for i, fact in enumerate(facts) if relation_id(fact.relation) == relation]
-        sets = {kind: frequent_neurons(neurons[kind].iloc[rows]) for kind in ("knowledge", "activation")}
+        sets = {k: frequent_neurons(neurons[k].iloc[rows]) for k in ("knowledge", "activation", "most active")}
         sets["random"] = random_neurons(sets["knowledge"], lm.n_neurons, seed)
         for kind, slots in sets.items() if rows else ():
             with erase_relation(lm, slots):

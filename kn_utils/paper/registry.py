@@ -57,11 +57,11 @@ def plan_effects(run: Run) -> Plan:
 
 def plan_updates(run: Run) -> Plan:
     """Rewrite some of the chosen facts."""
-    own = experiments.own_neurons(run.facts, run.neurons.knowledge)
-    edits = experiments.choose_edits(run.lm, run.facts, own, run.known, run.seed)
+    sets = experiments.edit_sets(run.facts, run.coarse, run.neurons, run.lm.n_neurons, run.seed)
+    edits = experiments.choose_edits(run.lm, run.facts, sets.knowledge, run.known, run.seed)
 
     def compute(rows):
-        return experiments.update_facts(run.lm, run.facts, own, edits.iloc[rows], run.seed)
+        return experiments.update_facts(run.lm, run.facts, sets, edits.iloc[rows], run.seed)
 
     return Plan(len(edits), compute)
 
@@ -78,7 +78,7 @@ def plan_erasures(run: Run) -> Plan:
 
 def plan_activations(run: Run) -> Plan:
     """Activate the neurons of some facts."""
-    kinds = {kind: run.neurons[kind].tolist() for kind in ("knowledge", "most active", "random")}
+    kinds = {kind: run.neurons[kind].tolist() for kind in ("knowledge", "another fact", "most active", "random")}
 
     def compute(rows):
         return activations_by_type(run.lm, run.prompts[run.prompts.fact.isin(rows)], kinds)

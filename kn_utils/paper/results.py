@@ -26,8 +26,9 @@ class Results:
 
     Attributes:
         about: model, weights, versions, parameters, n_layers, n_neurons, ...
-        facts: one row per fact: subject, relation, answer, n_prompts, share (p), known; knowledge, activation, most
-            active and random, each a set of Neuron; scores, {Neuron: mean attribution} above 0.1 of the highest.
+        facts: one row per fact: subject, relation, answer, n_prompts, share (p), known; knowledge, another fact,
+            activation, most active and random, each a set of Neuron; scores, {Neuron: mean attribution} above 0.1 of
+            the highest. A file of an older version may lack a control.
         tables: of the experiments, by their names in the registry, with relation and known of each row's fact. Each is
             an attribute, too, empty if the run left it out: effects (of `suppress_amplify`), updates (`update_facts`),
             erasures (`erase_relations`), activations (`activations_by_type`).
@@ -71,14 +72,14 @@ def read_results(path: str | Path) -> Results:
     if raw is None:
         raise ValueError(f"{str(path)!r} is no result file of `python -m kn_utils.paper`: pass one, or its folder")
     table = table.rename_columns([FORMER_KINDS.get(column, column) for column in table.column_names])
-    if missing := {*COLUMNS, *KINDS, "scores"} - {*table.column_names}:
+    if missing := {*COLUMNS, "knowledge", "scores"} - {*table.column_names}:
         raise ValueError(f"{name} of another version lacks {', '.join(sorted(missing))}: run again")
     about = parse_json(raw, f"the description in {name}", "run again")
     sizes = [about.get(size) for size in ("n_layers", "n_neurons")] if isinstance(about, dict) else []
     if not sizes or not all(type(size) is int and size > 0 for size in sizes):
         raise ValueError(f"the description in {name} lacks n_layers or n_neurons: run again")
     try:
-        for column in (*KINDS, "scores"):
+        for column in (*_kinds(table), "scores"):
             _check_neurons(table.column(column), column, *sizes)
         results = _unpack(table, about)
     except (pa.ArrowException, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -148,10 +149,15 @@ def _nest(rows: pd.DataFrame | None, n_facts: int) -> list[list[dict] | None]:
 def _unpack(table: pa.Table, about: dict) -> Results:
     there = [name for name in tables() if name in table.column_names]  # an older file may lack some
     facts = table.drop_columns(there).to_pandas()
-    for kind in KINDS:
+    for kind in _kinds(table):
         facts[kind] = facts[kind].map(neurons_of).map(set)
     facts["scores"] = facts.scores.map(scores_of)
     return Results(about, facts, {name: _rows(table.column(name).combine_chunks(), facts) for name in there})
+
+
+def _kinds(table: pa.Table) -> list[str]:
+    """The kinds of neurons that the file of a run has."""
+    return [kind for kind in KINDS if kind in table.column_names]
 
 
 def _rows(lists: pa.Array, facts: pd.DataFrame) -> pd.DataFrame:

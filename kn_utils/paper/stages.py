@@ -30,10 +30,12 @@ class Run:
     """One run over many facts; each of its stages writes chunks below `folder` and reads those that are there.
 
     Attributes:
-        neurons: of `refine`, one row per fact, once they are found.
+        coarse: of `find_coarse`, one row per fact, once they are found.
+        neurons: of `refine`, likewise.
         known: which facts the model knows, likewise.
     """
 
+    coarse: pd.DataFrame
     neurons: pd.DataFrame
     known: pd.Series
 
@@ -54,12 +56,12 @@ class Run:
         if experiment in EXPERIMENTS:
             EXPERIMENTS[experiment].ready(self)
         claim(self.folder, self.about)
-        self.known, coarse = self.ask().known, self.find()
-        self.neurons = experiments.refine(self.facts, coarse, self.lm.n_neurons, self.seed)
+        self.known, self.coarse = self.ask().known, self.find()
+        self.neurons = experiments.refine(self.facts, self.coarse, self.lm.n_neurons, self.seed)
         tables = {EXPERIMENTS[name].table: self.table(name) for name in EXPERIMENTS if name in wanted}
         about_facts = pd.DataFrame([(f.subject, f.relation, f.answer) for f in self.facts])
         about_facts.columns = ["subject", "relation", "answer"]
-        rows = pd.concat([about_facts, coarse[["n_prompts", "scores"]], self.neurons, self.known], axis=1)
+        rows = pd.concat([about_facts, self.coarse[["n_prompts", "scores"]], self.neurons, self.known], axis=1)
         about = self.about | {"experiments": [name for name in choices() if name in wanted]}
         return write_results(self.folder / "results.parquet", about, rows, tables)
 
@@ -85,7 +87,7 @@ class Run:
 
     def ask(self) -> pd.DataFrame:
         def ask(rows):
-            return known(experiments.ask(self.lm, self.part(rows))).to_frame()
+            return known(self.lm, self.part(rows)).to_frame()
 
         return self.store.table("known", range(len(self.facts)), ask, self.chunk)
 
@@ -114,6 +116,6 @@ def can_read(lm: LanguageModel, prompts: Sequence[str]) -> bool:
 def check_prompts(lm: LanguageModel, facts: Sequence[Fact], measure: str) -> None:
     """Raise a ValueError for the first prompt or answer that the model cannot be asked: hours before its turn."""
     for start in range(0, len(facts), CHECKED):
-        rows = [(p, f.answer) for f in facts[start : start + CHECKED] for p in (*f.prompts, *f.heldout_prompts)]
+        rows = [(p, f.answer) for f in facts[start : start + CHECKED] for p in f.all_prompts]
         prompts, answers = map(list, zip(*rows, strict=True))
         check_measure(measure, questions_for(lm, prompts, answers), answers)
