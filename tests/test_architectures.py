@@ -271,10 +271,10 @@ def test_answers_of_several_tokens(lm):
     assert table.log_probability[0] == pytest.approx(sum(log_p), rel=1e-9)
     assert table.probability[0] == pytest.approx(torch.tensor(log_p).double().sum().exp().item(), rel=1e-6)
     fact, neurons = kn.Fact("Ireland", "P36", LONG, tuple(PROMPTS[:1])), [kn.Neuron(1, i) for i in range(5)]
-    untouched, scaled = kn.ask_scaled(lm, [fact], [([neurons], 0.0)], heldout=False)
+    untouched, scaled = kn.ask_scaled(lm, [fact], [([neurons], 0.0)], prompts="find")
     with kn.suppress(lm, neurons):
-        suppressed = kn.ask(lm, [fact], heldout=False)
-    pd.testing.assert_frame_equal(untouched, kn.ask(lm, [fact], heldout=False))
+        suppressed = kn.ask(lm, [fact], prompts="find")
+    pd.testing.assert_frame_equal(untouched, kn.ask(lm, [fact], prompts="find"))
     pd.testing.assert_frame_equal(scaled, suppressed)
 
     options = dict(measure="log_probability", rule="midpoint", n_steps=300, exact_steps=True)

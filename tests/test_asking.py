@@ -9,7 +9,7 @@ import torch
 from common import PROMPTS, one_line_error, plain_probability, tiny_model
 
 import kn_utils as kn
-from kn_utils.asking import METRICS, ask_prompts, known
+from kn_utils.asking import METRICS, ask_prompts
 from kn_utils.engine import log_odds
 from kn_utils.stats import perplexity_growth, perplexity_increase
 
@@ -60,16 +60,16 @@ def test_top_answers(tiny):
     assert [p for _, p in top] == pytest.approx([by_word[word] for word, _ in top], abs=1e-6)
 
 
-@pytest.mark.parametrize("heldout", [True, False])
+@pytest.mark.parametrize("role", ["heldout", "find", "select"])
 @pytest.mark.parametrize("batch", [2, 512])
-def test_ask_takes_means_over_prompts(tiny, heldout, batch, monkeypatch):
+def test_ask_takes_means_over_prompts(tiny, role, batch, monkeypatch):
     monkeypatch.setattr("kn_utils.engine.batching.ROWS", batch)
-    table = kn.ask(tiny, FACTS, heldout)
+    table = kn.ask(tiny, FACTS, role)
     measures = ["probability", "log_probability", "log_odds", "rank", "top1"]
     assert list(table.columns) == ["subject", "relation", "answer", *measures]
     assert len(table) == len(FACTS)
     for fact, row in zip(FACTS, table.itertuples(), strict=True):
-        prompts = fact.heldout_prompts if heldout else fact.prompts
+        prompts = fact.heldout_prompts if role == "heldout" else fact.prompts  # which select where no others do
         ps = [plain_probability(tiny, prompt, fact.answer).item() for prompt in prompts]
         firsts = [kn.top_answers(tiny, prompt, 1)[0][0] == fact.answer for prompt in prompts]
         assert (row.subject, row.relation, row.answer) == (fact.subject, fact.relation, fact.answer)
@@ -82,7 +82,7 @@ def test_top1_counts_the_prompts_answered_first(tiny):
     prompts = tuple(PROMPTS[:2])
     word = kn.top_answers(tiny, prompts[0], 1)[0][0]
     right = sum(kn.top_answers(tiny, prompt, 1)[0][0] == word for prompt in prompts)
-    assert kn.ask(tiny, [kn.Fact("Ireland", "P36", word, prompts)], heldout=False).top1[0] == right / 2 > 0
+    assert kn.ask(tiny, [kn.Fact("Ireland", "P36", word, prompts)], "find").top1[0] == right / 2 > 0
 
 
 def test_a_metric_is_one_entry(tiny, monkeypatch):
@@ -96,21 +96,31 @@ def test_a_metric_is_one_entry(tiny, monkeypatch):
             assert value == pytest.approx(np.mean([fact.answer in words for words in top]))
 
 
-def test_a_fact_is_known_when_its_answer_is_first_on_every_prompt():
-    assert known(pd.DataFrame({"top1": [1.0, 0.5, 0.0]})).tolist() == [True, False, False]
+def test_a_fact_is_known_when_its_answer_is_first_on_every_select_prompt(tiny):
+    """Neither the prompts that find nor those that measure say so, unless no others do."""
+    likely, unlikely = (kn.top_answers(tiny, PROMPTS[0], 40)[i][0] for i in (0, 30))
+    first = [kn.top_answers(tiny, prompt, 1)[0][0] == likely for prompt in PROMPTS]
+    others = [prompt for prompt, is_first in zip(PROMPTS, first, strict=True) if not is_first]
+    facts = [
+        kn.Fact("Ireland", "P36", likely, others[:1], others[1:2], PROMPTS[:1]),
+        kn.Fact("Ireland", "P36", unlikely, others[:1], others[1:2], PROMPTS[:1]),
+        kn.Fact("Ireland", "P36", likely, others[1:2], others[2:3], [PROMPTS[0], others[0]]),
+        kn.Fact("Ireland", "P36", likely, PROMPTS[:1], others[:1]),
+    ]
+    assert kn.known(tiny, facts).tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("batch", [1, 5, 512])
 def test_ask_scaled_changes_each_facts_own_neurons(tiny, batch, monkeypatch):
     monkeypatch.setattr("kn_utils.engine.batching.ROWS", batch)
     sets = [[kn.Neuron(0, 1)], [], {kn.Neuron(2, 3), kn.Neuron(1, 1)}]
-    for heldout in (True, False):
-        untouched, *tables = kn.ask_scaled(tiny, FACTS, [(sets, 0.0), (sets[::-1], 3.0)], heldout)
-        pd.testing.assert_frame_equal(untouched, kn.ask(tiny, FACTS, heldout))
+    for role in ("heldout", "find"):
+        untouched, *tables = kn.ask_scaled(tiny, FACTS, [(sets, 0.0), (sets[::-1], 3.0)], role)
+        pd.testing.assert_frame_equal(untouched, kn.ask(tiny, FACTS, role))
         for table, neurons, factor in zip(tables, (sets, sets[::-1]), (0, 3), strict=True):
             for i, (fact, own) in enumerate(zip(FACTS, neurons, strict=True)):
                 with kn.amplify(tiny, own, factor):
-                    expected = kn.ask(tiny, [fact], heldout)
+                    expected = kn.ask(tiny, [fact], role)
                 pd.testing.assert_frame_equal(table[i : i + 1].reset_index(drop=True), expected, rtol=1e-4)
 
 
@@ -124,8 +134,12 @@ def test_ask_scaled_names_what_it_needs(tiny):
 
 
 def test_ask_without_heldout_prompts(tiny):
-    with one_line_error(ValueError, "'Peru'", "heldout=False"):
-        kn.ask(tiny, [kn.Fact("Peru", "P36", "Lima", ("the capital of Peru is [MASK].",))])
+    fact = kn.Fact("Peru", "P36", "Lima", ("the capital of Peru is [MASK].",))
+    with one_line_error(ValueError, "'Peru'", "no heldout prompts", "prompts="):
+        kn.ask(tiny, [fact])
+    for wrong in (True, "all", None):
+        with one_line_error(ValueError, "prompts", wrong, "'find', 'select', 'heldout'"):
+            kn.ask(tiny, [fact], wrong)
 
 
 def test_empty_input_is_named(tiny):
@@ -191,7 +205,7 @@ def test_intervals_cover_the_truth():
 
 
 def test_log_odds_and_rank(tiny64):
-    table = kn.ask(tiny64, FACTS, heldout=False)
+    table = kn.ask(tiny64, FACTS, prompts="find")
     for fact, row in zip(FACTS, table.itertuples(), strict=True):
         ps = [plain_probability(tiny64, prompt, fact.answer).item() for prompt in fact.prompts]
         assert row.log_odds == pytest.approx(np.mean([math.log(p / (1 - p)) for p in ps]), abs=1e-9)
@@ -210,8 +224,8 @@ def test_ask_scaled_reads_iterators_once(tiny, monkeypatch):
     """Every batch is asked with the same neurons, whatever held them."""
     monkeypatch.setattr("kn_utils.engine.batching.ROWS", 1)
     sets = [[kn.Neuron(0, 1)], [kn.Neuron(2, 5)], {kn.Neuron(2, 3), kn.Neuron(1, 1)}]
-    expected = kn.ask_scaled(tiny, FACTS, [(sets, 0.0)], heldout=False)
-    found = kn.ask_scaled(tiny, iter(FACTS), iter([(map(iter, sets), 0.0)]), heldout=False)
+    expected = kn.ask_scaled(tiny, FACTS, [(sets, 0.0)], prompts="find")
+    found = kn.ask_scaled(tiny, iter(FACTS), iter([(map(iter, sets), 0.0)]), prompts="find")
     for one, other in zip(found, expected, strict=True):
         pd.testing.assert_frame_equal(one, other)
 

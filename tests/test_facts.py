@@ -48,19 +48,19 @@ def test_ireland_is_in_it(lab_facts):
 def test_enough_prompts_and_none_in_both_places(lab_facts):
     for fact in lab_facts:
         assert len(set(fact.prompts)) == len(fact.prompts) >= 8, fact
-        assert len(set(fact.heldout_prompts)) == len(fact.heldout_prompts) >= 3, fact
-        assert not set(fact.prompts) & set(fact.heldout_prompts), fact
+        assert (len(fact.select_prompts), len(set(fact.heldout_prompts))) == (1, 2), fact
+        assert len(set(fact.all_prompts)) == len(fact.all_prompts), fact
 
 
 @pytest.mark.parametrize("relation", world.TEMPLATES)
 def test_templates(by_relation, relation):
-    """Both orders, to find neurons with and held out; one subject and one answer; none said twice."""
+    """Both orders, to find neurons with and for the rest; one subject and one answer; none said twice."""
     fact, templates = by_relation[relation][0], world.TEMPLATES[relation]
     filled = [template.replace("[X]", fact.subject).replace("[Y]", MASK) for template in templates]
-    assert filled == [*fact.prompts, *fact.heldout_prompts]
+    assert filled == list(fact.all_prompts)
     assert len({template.lower().rstrip(".") for template in templates}) == len(templates)
     assert all(template.count("[X]") == template.count("[Y]") == 1 for template in templates)
-    for prompts in (fact.prompts, fact.heldout_prompts):
+    for prompts in (fact.prompts, fact.select_prompts + fact.heldout_prompts):
         assert {prompt.index(MASK) < prompt.index(fact.subject) for prompt in prompts} == {True, False}
 
 
@@ -73,7 +73,7 @@ def test_pararels_ids_and_labels(relation):
 def test_subjects_are_asked_once_per_relation(lab_facts):
     counts = Counter((fact.subject, fact.relation) for fact in lab_facts)
     assert max(counts.values()) == 1
-    assert all(fact.subject in prompt for fact in lab_facts for prompt in (*fact.prompts, *fact.heldout_prompts))
+    assert all(fact.subject in prompt for fact in lab_facts for prompt in fact.all_prompts)
 
 
 def test_subjects_read_back_are_the_worlds(lab_facts):
@@ -87,7 +87,7 @@ def test_the_shipped_facts_are_the_worlds():
 
 
 def test_no_word_is_unknown_to_the_shipped_tokenizer(lab, lab_facts):
-    prompts = [prompt for fact in lab_facts for prompt in (*fact.prompts, *fact.heldout_prompts)]
+    prompts = [prompt for fact in lab_facts for prompt in fact.all_prompts]
     unknown = lab.tokenizer.unk_token_id
     assert [p for p, ids in zip(prompts, lab.tokenizer(prompts)["input_ids"], strict=True) if unknown in ids] == []
     answers = {fact.answer for fact in lab_facts}
@@ -211,9 +211,10 @@ def test_the_same_facts_make_the_same_file(tmp_path):
 
 
 def rows_of(fact, n_columns):
-    roles = ["find"] * len(fact.prompts) + ["heldout"] * len(fact.heldout_prompts)
-    prompts = (*fact.prompts, *fact.heldout_prompts)
-    return [[p, fact.answer, fact.relation, fact.subject, r][:n_columns] for p, r in zip(prompts, roles, strict=True)]
+    roles = ["find"] * len(fact.prompts) + ["select"] * len(fact.select_prompts)
+    roles += ["heldout"] * len(fact.heldout_prompts)
+    rows = zip(fact.all_prompts, roles, strict=True)
+    return [[p, fact.answer, fact.relation, fact.subject, r][:n_columns] for p, r in rows]
 
 
 FIND, HELDOUT = ("The capital of São {} is [MASK].", "São {} has [MASK].", "[MASK]: São {}"), ("[MASK] rules São {}.",)
@@ -232,8 +233,9 @@ SAINTS = [
         ([dataclasses.replace(f, prompts=f.prompts[:2], heldout_prompts=f.prompts[2:]) for f in SAINTS], 4),
         ([dataclasses.replace(f, prompts=f.prompts[:1], heldout_prompts=f.prompts[1:]) for f in SAINTS], 5),
         ([dataclasses.replace(f, heldout_prompts=()) for f in SAINTS], 5),
+        ([dataclasses.replace(f, prompts=f.prompts[:2], select_prompts=f.prompts[2:]) for f in SAINTS], 5),
     ],
-    ids=["as ParaRel", "one fact", "shared first words", "the last of three", "another split", "nothing held out"],
+    ids="ParaRel,one fact,shared first words,the last of three,another split,nothing held out,one selects".split(","),
 )
 def test_a_file_has_the_columns_that_its_facts_need(tmp_path, facts, n_columns):
     kn.write_facts(facts, tmp_path / "f.json")
@@ -317,10 +319,10 @@ def test_roles_decide_what_is_held_out(tmp_path):
     (fact,) = load(tmp_path, {"P36": [rows]})
     assert fact.prompts == ("[MASK] is in Peru.", "Peru is governed from [MASK].")
     assert fact.heldout_prompts == ("The capital of Peru is [MASK].",)
-    with one_line_error(ValueError, "facts.json", "'Peru'", "holds out all prompts", "find"):
+    with one_line_error(ValueError, "facts.json", "'Peru'", "no 'find'", "mark one"):
         load(tmp_path, {"P36": [[row for row in rows if row[4] == "heldout" and row[0] not in fact.prompts]]})
-    with one_line_error(ValueError, "facts.json", "role 'select'", "find, heldout"):
-        load(tmp_path, {"P36": [[[*ROW, "Peru", "select"]]]})
+    with one_line_error(ValueError, "facts.json", "role 'test'", "find, select, heldout"):
+        load(tmp_path, {"P36": [[[*ROW, "Peru", "test"]]]})
 
 
 def bag(subject, answer, templates=("The capital of {} is [MASK].", "[MASK] is in {}.", "{} is governed from [MASK].")):
@@ -437,14 +439,16 @@ def test_one_subject_with_two_answers(tmp_path):
     assert [(fact.subject, fact.answer) for fact in facts] == [("Bolivia", "Sucre"), ("Bolivia", "Paz")]
 
 
-@pytest.mark.parametrize("n_prompts, n_heldout", [(1, 0), (2, 1), (4, 1), (8, 2), (12, 3)])
-def test_the_last_quarter_is_held_out(tmp_path, n_prompts, n_heldout):
+@pytest.mark.parametrize(
+    "n_prompts, n_select, n_heldout", [(1, 0, 0), (2, 0, 1), (4, 0, 1), (5, 1, 1), (8, 1, 1), (12, 1, 2)]
+)
+def test_the_last_quarter_does_not_find(tmp_path, n_prompts, n_select, n_heldout):
     templates = [f"{{}} has [MASK] {i}" for i in range(n_prompts)]
     facts = load(tmp_path, {"P36": [bag("Peru", "Lima", templates), bag("Cuba", "Havana", templates)]})
-    assert [fact.prompts + fact.heldout_prompts for fact in facts] == [
+    assert [fact.all_prompts for fact in facts] == [
         tuple(f"{subject} has [MASK] {i}" for i in range(n_prompts)) for subject in ("Peru", "Cuba")
     ]
-    assert {len(fact.heldout_prompts) for fact in facts} == {n_heldout}
+    assert {(len(fact.select_prompts), len(fact.heldout_prompts)) for fact in facts} == {(n_select, n_heldout)}
 
 
 def test_facts_are_frozen(lab_facts):
@@ -634,13 +638,13 @@ def pararel_facts(pararel_file):
 
 def test_pararels_counts(pararel_facts):
     assert len(pararel_facts) == 27_738
-    assert sum(len(fact.prompts) + len(fact.heldout_prompts) for fact in pararel_facts) == 253_448
+    assert sum(len(fact.all_prompts) for fact in pararel_facts) == 253_448
     assert len({fact.relation for fact in pararel_facts}) == 34
 
 
 def test_pararels_subjects_stand_in_every_prompt(pararel_facts):
     for fact in pararel_facts:
-        prompts = (*fact.prompts, *fact.heldout_prompts)
+        prompts = fact.all_prompts
         assert fact.subject and all(fact.subject in prompt and prompt.count(MASK) == 1 for prompt in prompts), fact
 
 

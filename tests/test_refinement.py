@@ -214,3 +214,19 @@ def test_too_few_prompts():
 def test_no_facts():
     with one_line_error(ValueError, "scores_per_fact is empty"):
         kn.choose_share([])
+
+
+def test_another_facts_neurons_are_of_the_same_relation_and_another_answer():
+    triples = [("Ireland", "P36", "Dublin"), ("Eire", "P36", "Dublin"), ("France", "P36", "Paris")]
+    triples += [("Ireland", "P36", "Paris"), ("Peru", "P36", "Lima"), ("Peru", "P30", "America")]
+    facts = [kn.Fact(*triple, ("[MASK]",)) for triple in triples]
+    sets = [{kn.Neuron(0, i)} for i in range(len(facts))]
+    allowed = [{2, 4}, {2, 3, 4}, {0, 1, 4}, {1, 4}, {0, 1, 2, 3}, set()]
+    drawn = [set() for _ in facts]
+    for seed in range(60):
+        for mine, others in zip(drawn, kn.another_facts_neurons(facts, sets, seed), strict=True):
+            mine |= {neuron.index for neuron in others}
+    assert drawn == allowed
+    assert kn.another_facts_neurons(facts, sets, 3) == kn.another_facts_neurons(facts, iter(sets), 3)
+    with one_line_error(ValueError, "facts", "neurons"):
+        kn.another_facts_neurons(facts, sets[1:])

@@ -76,7 +76,7 @@ def test_refined_as_one_relation_at_a_time(lm, neurons):
 
 def test_suppressed_together_as_one_at_a_time(lm, neurons):
     effects = experiments.suppress_amplify(lm, FACTS, neurons).set_index(["prompts", "operation", "kind", "fact"])
-    assert len(effects) == 2 * (1 + 2 * 4) * len(FACTS)
+    assert len(effects) == 2 * (1 + 2 * len(experiments.KINDS)) * len(FACTS)
     for i, fact in enumerate(FACTS):
         for which, prompts in {"find": fact.prompts, "heldout": fact.heldout_prompts}.items():
             for operation, factor in {"suppress": 0, "amplify": 2}.items():
@@ -116,11 +116,12 @@ def test_edits_are_ten_per_relation(lab):
 
 def test_updates_as_the_library_makes_them(lm):
     own = [{Neuron(1, i), Neuron(2, i)} for i in range(len(FACTS))]
+    sets = pd.DataFrame({"knowledge": own, "another fact": own[1:] + own[:1]})
     edits = pd.DataFrame({"fact": [1, 6], "new": ["Rome", "Dublin"]})
     before = snapshot(lm)
-    table = experiments.update_facts(lm, FACTS, own, edits)
+    table = experiments.update_facts(lm, FACTS, sets, edits)
     assert_unchanged(lm, before)
-    assert table.kind.tolist() == ["none", "knowledge", "random"] * 2
+    assert table.kind.tolist() == ["none", "knowledge", "another fact"] * 2
     row, fact = table[(table.fact == 6) & (table.kind == "knowledge")].iloc[0], FACTS[6]
     with kn.update_fact(lm, own[6], fact.answer, "Dublin"):
         distributions = kn.answer_distribution(lm, fact.heldout_prompts)
@@ -152,3 +153,13 @@ def test_erased_as_the_library_erases(lm, neurons):
     assert found.fact.tolist() == measured
     assert found.log_probability.tolist() == pytest.approx(expected.tolist())
     assert not math.isclose(found.log_probability.iloc[0], table.log_probability[0])
+
+
+def test_facts_are_rewritten_in_their_own_neurons_and_as_many_of_the_controls(lm, coarse, neurons):
+    sets = experiments.edit_sets(FACTS, coarse, neurons, lm.n_neurons)
+    own = experiments.own_neurons(FACTS, neurons.knowledge)
+    assert sets.knowledge.tolist() == own
+    for i, row in sets.iterrows():
+        assert len(row["most active"]) == len(row.random) == len(own[i])
+        assert row["most active"] == set(coarse["most active"][i][: len(own[i])])
+        assert row["another fact"] in [own[j] for j in range(i - i % 4, i - i % 4 + 4) if j != i]

@@ -82,7 +82,7 @@ def test_a_lonely_fact_has_what_can_be_had():
 
 
 def test_lab_sentences_are_free_and_readable(lab, lab_facts):
-    templates = {prompt for fact in lab_facts for prompt in (*fact.prompts, *fact.heldout_prompts)}
+    templates = {prompt for fact in lab_facts for prompt in fact.all_prompts}
     assert len({fact.relation for fact in lab_facts}) == 12
     sentences = set()
     for fact, bag in zip(lab_facts, lab_bags(lab_facts), strict=True):

@@ -441,7 +441,7 @@ def test_no_fact_for_a_causal_model(tmp_path):
 def test_the_command_takes_any_bert_and_pararel(n_facts, shape, pararel_file, tmp_path):
     relations = ["P19", "P36"][:n_facts]
     facts = kn.load_facts(pararel_file, relations, n_facts)
-    texts = [text.replace("[MASK]", " ") for f in facts for text in (f.answer, *f.prompts, *f.heldout_prompts)]
+    texts = [text.replace("[MASK]", " ") for f in facts for text in (f.answer, *f.all_prompts)]
     tokenizer = tiny_tokenizer(sorted({word for text in texts for word in split_words(text)}))
     tokenizer.save_pretrained(tmp_path / "bert")
     BertForMaskedLM(tiny_config(tokenizer, **shape)).save_pretrained(tmp_path / "bert")
