@@ -137,9 +137,13 @@ def _check_shipped(name: str) -> None:
     """Raise an OSError if the weights of a shipped model are not those of its card."""
     if name in LAB_MODELS:
         card = json.loads(CARDS[name].read_text(encoding="utf-8"))
-        weights = (LAB_MODELS[name] / "model.safetensors").read_bytes()
-        if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
+        if weights_sha256(LAB_MODELS[name]) != card["weights_sha256"]:
             raise OSError(f"the shipped weights of {name!r} are damaged: install kn_utils again")
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 of the weights' file in a model's folder, as its card says."""
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
 
 
 def _device(device: str | torch.device | None) -> torch.device:

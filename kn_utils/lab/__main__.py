@@ -11,7 +11,7 @@ import transformers
 from ..checks import count
 from ..command_line import folder, one_line_errors
 from ..facts import load_facts, write_bags
-from ..loading import CARDS, LAB_FOLDER, LAB_MODELS
+from ..loading import CARDS, LAB_FOLDER, LAB_MODELS, weights_sha256
 from . import card, training, world
 
 NAMES = {"masked": "lab", "causal": "lab-causal"}
@@ -71,7 +71,7 @@ def make_model(kind: str, options: argparse.Namespace) -> None:
             "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__
         },
         "parameters": lm.model.num_parameters(),
-        "weights_sha256": card.sha256(own / "model.safetensors"),
+        "weights_sha256": weights_sha256(own),
         **card.figures(lm, facts, sample),
     }  # fmt: skip
     card.write(report, options.out / CARDS[NAMES[kind]].relative_to(LAB_FOLDER))

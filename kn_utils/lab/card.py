@@ -1,6 +1,5 @@
 """The lab models' figures, as their cards print them: measured on held-out templates, with intervals over facts."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -42,7 +41,3 @@ def write(report: dict, path: Path) -> None:
     """Write a card, at once."""
     text = json.dumps(report, indent=2) + "\n"
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

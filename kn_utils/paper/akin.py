@@ -1,4 +1,4 @@
-"""Relations that ask for the same type of answer: where one is born and where one works are both cities."""
+"""Relations that share many of their answers: where people are born and where they work are the same cities."""
 
 from collections.abc import Sequence
 

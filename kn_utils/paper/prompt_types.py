@@ -89,9 +89,9 @@ def typed_prompts(
     facts, bags, n = list_of("facts", facts, Fact), list_of("bags", bags, Bag), count("n", n)
     same_length(facts=facts, bags=bags)
     rng, rows = random.Random(integer("seed", seed)), []
-    akin, of_relation = relations_of_one_type(facts), _with_sentences(facts, bags)
-    pools = {r: [j for s in own for j in of_relation.get(s, ())] for r, own in akin.items()}
-    others = {r: [] if pools[r] else [j for s in of_relation if s != r for j in of_relation[s]] for r in akin}
+    same_type, of_relation = same_answer_type(facts), _with_sentences(facts, bags)
+    pools = {r: [j for s in own for j in of_relation.get(s, ())] for r, own in same_type.items()}
+    others = {r: [] if pools[r] else [j for s in of_relation if s != r for j in of_relation[s]] for r in same_type}
     somewhere = [i for i, bag in enumerate(bags) if bag.head or bag.head_and_tail]
 
     def answer(j):
@@ -124,10 +124,10 @@ def typed_prompts(
     return pd.DataFrame(rows, columns=["fact", "type", "prompt"])
 
 
-def relations_of_one_type(facts: Sequence[Fact]) -> dict[str, list[str]]:
-    """For each relation of these facts the others that ask for the same type of answer, by `ANSWER_TYPES`.
+def same_answer_type(facts: Sequence[Fact]) -> dict[str, list[str]]:
+    """For each relation of these facts the others that `ANSWER_TYPES` lists with it, whatever their answers are.
 
-    `akin.akin_relations` tells it from the answers, and so needs many facts; prompts are written for few, too.
+    `akin.akin_relations` compares the answers themselves, for which a few facts are not enough.
     """
     kind = {relation: name for name, members in ANSWER_TYPES.items() for relation in members.split()}
     present = dict.fromkeys(fact.relation for fact in facts)

@@ -9,7 +9,7 @@ import kn_utils as kn
 from kn_utils.engine import encode
 from kn_utils.facts import write_bags
 from kn_utils.lab import card, training, world
-from kn_utils.loading import CARDS, LAB_MODELS
+from kn_utils.loading import CARDS, LAB_MODELS, weights_sha256
 
 MEGABYTE = 1_000_000
 KINDS = {"lab": "masked", "lab-causal": "causal"}
@@ -154,7 +154,7 @@ def test_every_fact_can_be_asked_of_a_causal_model(lab_facts):
 
 
 def test_the_weights_are_those_of_the_card(name, report, lm, lab_facts):
-    assert card.sha256(LAB_MODELS[name] / "model.safetensors") == report["weights_sha256"]
+    assert weights_sha256(LAB_MODELS[name]) == report["weights_sha256"]
     assert lm.model.num_parameters() == report["parameters"]
     assert len(lab_facts) == report["facts"]
     assert sum(len(fact.heldout_prompts) for fact in kn.askable(lm, lab_facts)) == report["heldout_prompts"]

@@ -18,7 +18,7 @@ from kn_utils.paper.prompt_types import (
     mask_word,
     prompt_activations,
     prompt_bags,
-    relations_of_one_type,
+    same_answer_type,
     typed_prompts,
 )
 
@@ -101,15 +101,15 @@ def test_facts_without_sentences_use_their_own_prompts():
     assert bags_of([IRELAND], "facts.json") == prompt_bags([IRELAND])
 
 
-def test_relations_of_one_type_ask_for_one_type_of_answer():
+def test_relations_that_the_table_lists_together():
     relations = ["P36(capital)", "P19(place of birth)", "P106(occupation)", "P101", "P37(official language)"]
-    assert relations_of_one_type([kn.Fact("x", relation, "y", ()) for relation in relations]) == {
+    assert same_answer_type([kn.Fact("x", relation, "y", ()) for relation in relations]) == {
         "P36(capital)": ["P19(place of birth)"], "P19(place of birth)": ["P36(capital)"],
         "P106(occupation)": [], "P101": [], "P37(official language)": [],
     }  # fmt: skip
 
 
-def test_akin_relations_of_the_lab_ask_for_one_type_of_answer(lab_facts):
+def test_akin_relations_of_the_lab_share_their_answers(lab_facts):
     akin = akin_relations([relation_id(f.relation) for f in lab_facts], [f.answer for f in lab_facts])
     assert {one: set(others) for one, others in akin.items() if others} == {
         "P36": {"P19", "P937"}, "P19": {"P36", "P937"}, "P937": {"P36", "P19"},  # cities

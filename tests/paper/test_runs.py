@@ -40,14 +40,14 @@ COMMAND = [sys.executable, "-m", "kn_utils.paper", *RUN]
 
 
 @pytest.fixture(scope="module")
-def small_shards():
+def small_chunks():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiments, "EDITS_PER_RELATION", 2)
         yield
 
 
 @pytest.fixture(scope="module")
-def finished(small_shards, tmp_path_factory):
+def finished(small_chunks, tmp_path_factory):
     """A run that nobody disturbed: its folder and its results."""
     folder = tmp_path_factory.mktemp("run")
     return folder, run(folder)
@@ -57,7 +57,7 @@ def run(folder, **options):
     return run_experiments(relations=["P36", "P19"], n_facts=N_FACTS, out=folder, **{"chunk": 4, **options})
 
 
-def shards_only(folder, copy):
+def chunks_only(folder, copy):
     """A copy of a run that was stopped before it wrote its result file."""
     shutil.copytree(folder, copy)
     (copy / "results.parquet").unlink()
@@ -89,7 +89,7 @@ def test_effects_are_those_of_the_library(finished, lab):
     assert rows.fact.tolist() == list(range(N_FACTS))
 
 
-def test_a_second_run_is_identical(finished, small_shards, tmp_path):
+def test_a_second_run_is_identical(finished, small_chunks, tmp_path):
     run(tmp_path)
     assert read_bytes(tmp_path) == read_bytes(finished[0])
 
@@ -102,7 +102,7 @@ def test_a_finished_run_is_read_not_repeated(finished, monkeypatch):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Start the command on a folder, by itself or by a launcher, with the small shards of the other tests."""
+    """Start the command on a folder, by itself or by a launcher, with the small chunks of the other tests."""
     package = tmp_path_factory.mktemp("package")
     (package / "small_run.py").write_text(
         "import runpy\nfrom kn_utils.paper import experiments\n"
@@ -124,15 +124,15 @@ def launcher(n_processes, *options):
     return ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(n_processes), *port, *options]
 
 
-def wait_for_a_shard(folder, process):
-    n_shards = len(list(folder.rglob("*.parquet")))
-    while len(list(folder.rglob("*.parquet"))) == n_shards and process.poll() is None:
+def wait_for_a_chunk(folder, process):
+    n_chunks = len(list(folder.rglob("*.parquet")))
+    while len(list(folder.rglob("*.parquet"))) == n_chunks and process.poll() is None:
         time.sleep(0.02)
 
 
 def kill_soon(process, folder, rng):
-    """Kill a process at a random moment after the next shard; whether it was still at work."""
-    wait_for_a_shard(folder, process)
+    """Kill a process at a random moment after the next chunk; whether it was still at work."""
+    wait_for_a_chunk(folder, process)
     time.sleep(rng.uniform(0, 0.3))
     alive = process.poll() is None
     process.kill()
@@ -156,7 +156,7 @@ def test_launched_processes_are_killed_and_fewer_continue(finished, start, tmp_p
     """The launcher starts all three again when one is killed, as often as it may; then two finish the run."""
     process = start(tmp_path, launcher(3, "--max_restarts", "1"))
     for _ in range(2):
-        wait_for_a_shard(tmp_path, process)
+        wait_for_a_chunk(tmp_path, process)
         workers = psutil.Process(process.pid).children()
         assert len(workers) == 3
         workers[1].kill()
@@ -173,8 +173,8 @@ def test_launched_processes_are_killed_and_fewer_continue(finished, start, tmp_p
     assert f"{N_FACTS}/{N_FACTS}" in bars[-1] and "item/s" in bars[-1]
 
 
-def shards_of(folder, n_items, made, seconds=0.0):
-    """The stages' way to make shards, on a table that takes `seconds` for each item; `made` lists the items."""
+def chunks_of(folder, n_items, made, seconds=0.0):
+    """The stages' way to make chunks, on a table that takes `seconds` for each item; `made` lists the items."""
 
     def compute(rows):
         made.extend(rows)
@@ -184,42 +184,42 @@ def shards_of(folder, n_items, made, seconds=0.0):
     return Store(folder, "a").table("stage", range(n_items), compute, 1)
 
 
-def test_processes_divide_the_shards(tmp_path):
+def test_processes_divide_the_chunks(tmp_path):
     n_items, made = 60, [[] for _ in range(3)]
     with ThreadPoolExecutor() as pool:
-        tables = list(pool.map(lambda own: shards_of(tmp_path, n_items, own, 0.02), made))
+        tables = list(pool.map(lambda own: chunks_of(tmp_path, n_items, own, 0.02), made))
     assert all(table.row.tolist() == list(range(n_items)) for table in tables)
     assert min(map(len, made)) > n_items / 6
     assert sum(map(len, made)) <= n_items + 2 * len(made)  # at the end, idle ones make what is still in work
 
 
-def test_shards_of_dead_processes_are_made_last(tmp_path):
-    shards_of(tmp_path, 6, [])
+def test_chunks_of_dead_processes_are_made_last(tmp_path):
+    chunks_of(tmp_path, 6, [])
     for i in (4, 1):
-        shard = tmp_path / "stage" / f"{i:07d}-{i + 1:07d}.parquet"
-        shard.unlink()
-        os.utime(shard.with_suffix(".begun"), (i, i))
+        chunk = tmp_path / "stage" / f"{i:07d}-{i + 1:07d}.parquet"
+        chunk.unlink()
+        os.utime(chunk.with_suffix(".begun"), (i, i))
     made = []
-    assert shards_of(tmp_path, 9, made).row.tolist() == list(range(9))
+    assert chunks_of(tmp_path, 9, made).row.tolist() == list(range(9))
     assert made == [6, 7, 8, 1, 4]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:60] + b"\0" * 40 + b[100:]])
-def test_a_damaged_shard_is_made_again(finished, small_shards, tmp_path, damage):
-    folder = shards_only(finished[0], tmp_path / "run")
+def test_a_damaged_chunk_is_made_again(finished, small_chunks, tmp_path, damage):
+    folder = chunks_only(finished[0], tmp_path / "run")
     for name in ("find", "suppress_amplify"):
-        shard = sorted((folder / name).glob("*.parquet"))[1]
-        shard.write_bytes(damage(shard.read_bytes()))
+        chunk = sorted((folder / name).glob("*.parquet"))[1]
+        chunk.write_bytes(damage(chunk.read_bytes()))
     run(folder)
     assert read_bytes(folder) == read_bytes(finished[0])
 
 
-def test_a_shard_of_another_run_is_made_again(finished, small_shards, tmp_path):
-    folder = shards_only(finished[0], tmp_path / "run")
-    shard = next((folder / "known").glob("*.parquet"))
-    table = pq.read_table(shard)
+def test_a_chunk_of_another_run_is_made_again(finished, small_chunks, tmp_path):
+    folder = chunks_only(finished[0], tmp_path / "run")
+    chunk = next((folder / "known").glob("*.parquet"))
+    table = pq.read_table(chunk)
     others = table.replace_schema_metadata({**table.schema.metadata, CHUNK_OF: "another"})
-    write_table(others.set_column(0, "known", [[not known for known in table["known"].to_pylist()]]), shard)
+    write_table(others.set_column(0, "known", [[not known for known in table["known"].to_pylist()]]), chunk)
     run(folder)
     assert read_bytes(folder) == read_bytes(finished[0])
 
@@ -233,17 +233,17 @@ def with_other_values(table):
 
 
 @pytest.mark.parametrize("change", [without_a_row, with_other_values, lambda table: table.rename_columns(["knows"])])
-def test_a_shard_whose_rows_do_not_fit_is_made_again(finished, small_shards, tmp_path, change):
-    folder = shards_only(finished[0], tmp_path / "run")
-    shard = next((folder / "known").glob("*.parquet"))
-    table = pq.read_table(shard)
-    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), shard)
+def test_a_chunk_whose_rows_do_not_fit_is_made_again(finished, small_chunks, tmp_path, change):
+    folder = chunks_only(finished[0], tmp_path / "run")
+    chunk = next((folder / "known").glob("*.parquet"))
+    table = pq.read_table(chunk)
+    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), chunk)
     run(folder)
     assert read_bytes(folder) == read_bytes(finished[0])
 
 
-def test_a_shard_in_the_place_of_another_is_made_again(finished, small_shards, tmp_path):
-    folder = shards_only(finished[0], tmp_path / "run")
+def test_a_chunk_in_the_place_of_another_is_made_again(finished, small_chunks, tmp_path):
+    folder = chunks_only(finished[0], tmp_path / "run")
     for name in ("find", "known", "suppress_amplify"):
         first, second, *_ = sorted((folder / name).glob("*.parquet"))
         shutil.copyfile(first, second)
@@ -251,7 +251,7 @@ def test_a_shard_in_the_place_of_another_is_made_again(finished, small_shards, t
     assert read_bytes(folder) == read_bytes(finished[0])
 
 
-def test_no_flipped_bit_of_a_shard_goes_unnoticed(tmp_path):
+def test_no_flipped_bit_of_a_chunk_goes_unnoticed(tmp_path):
     rng = random.Random(0)
     store = Store(tmp_path, "a")
     path = store.path("stage", 0, 3, TABLE)
@@ -281,7 +281,7 @@ def test_all_files_of_the_method_are_in_the_fingerprint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", None])
-def test_a_result_file_that_is_damaged_or_of_another_run_is_written_again(finished, small_shards, tmp_path, damage):
+def test_a_result_file_that_is_damaged_or_of_another_run_is_written_again(finished, small_chunks, tmp_path, damage):
     folder = shutil.copytree(finished[0], tmp_path / "run")
     path = folder / "results.parquet"
     if damage is None:
@@ -313,14 +313,14 @@ def test_runs_never_mix(finished):
         run_experiments(n_facts=12, out=finished[0])
 
 
-def test_experiments_can_be_left_out(small_shards, tmp_path):
+def test_experiments_can_be_left_out(small_chunks, tmp_path):
     results = run_experiments(n_facts=12, experiment="find", out=tmp_path)
     assert len(results.facts) == 12 and all(getattr(results, table).empty for table in tables())
     with one_line_error(ValueError, "experiment 'everything'", "suppress_amplify"):
         run_experiments(n_facts=12, experiment="everything", out=tmp_path)
 
 
-def test_experiments_add_up_in_one_folder(finished, small_shards, tmp_path):
+def test_experiments_add_up_in_one_folder(finished, small_chunks, tmp_path):
     """One after the other, in any order, they make the file that all of them together make."""
     for experiment in ("erase", "suppress_amplify", "prompts"):
         results = run(tmp_path, experiment=experiment)
@@ -330,8 +330,8 @@ def test_experiments_add_up_in_one_folder(finished, small_shards, tmp_path):
     assert read_bytes(tmp_path) == read_bytes(finished[0])
 
 
-def test_another_chunk_takes_no_shard_of_other_facts(finished, small_shards, tmp_path):
-    folder = shards_only(finished[0], tmp_path / "run")
+def test_another_chunk_takes_no_chunk_of_other_facts(finished, small_chunks, tmp_path):
+    folder = chunks_only(finished[0], tmp_path / "run")
     results = run(folder, chunk=3)
     assert results.facts.knowledge.equals(finished[1].facts.knowledge)
     measures = ["probability", "log_odds", "rank", "top1"]
@@ -341,7 +341,7 @@ def test_another_chunk_takes_no_shard_of_other_facts(finished, small_shards, tmp
         run(folder, chunk=0)
 
 
-def test_an_experiment_is_one_entry(finished, small_shards, tmp_path, monkeypatch):
+def test_an_experiment_is_one_entry(finished, small_chunks, tmp_path, monkeypatch):
     """It is a choice of the command, a stage of the run and a table of its results, which is empty in older files."""
 
     def plan(run):
@@ -360,7 +360,7 @@ def test_an_experiment_is_one_entry(finished, small_shards, tmp_path, monkeypatc
         print(results.weights)
 
 
-def test_facts_that_cannot_be_asked_are_named_first(small_shards, tmp_path, monkeypatch):
+def test_facts_that_cannot_be_asked_are_named_first(small_chunks, tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "find_coarse", None)
     facts = kn.load_facts("lab", n_facts=3)
     kn.write_facts([*facts[:2], dataclasses.replace(facts[2], answer="Unheard-of")], tmp_path / "facts.json")
@@ -410,7 +410,7 @@ def test_command_line_names_the_error(tmp_path):
     assert found.returncode == 1 and "Traceback" not in found.stderr and "no/such-model" in found.stderr
 
 
-def test_a_causal_model_is_asked_what_it_can_answer(small_shards, tmp_path):
+def test_a_causal_model_is_asked_what_it_can_answer(small_chunks, tmp_path):
     facts = kn.askable(kn.load_model("lab-causal", device="cpu"), kn.load_facts("lab", ["P36", "P19"], N_FACTS))
     results = run(tmp_path, model="lab-causal")
     assert results.facts.subject.tolist() == [fact.subject for fact in facts]

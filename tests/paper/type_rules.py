@@ -2,12 +2,12 @@
 
 import re
 
-from kn_utils.paper.prompt_types import mask_answer, relations_of_one_type
+from kn_utils.paper.prompt_types import mask_answer, same_answer_type
 
 
 def check_types(facts, bags, prompts):
     """Every prompt is what its type says, judged from the sentences that it can come from."""
-    akin, sentence_of = relations_of_one_type(facts), {}
+    same_type, sentence_of = same_answer_type(facts), {}
     for fact, bag in zip(facts, bags, strict=True):
         for sentence in bag.head_and_tail:
             sentence_of.setdefault(mask_answer(sentence, fact), []).append(fact)
@@ -33,6 +33,6 @@ def check_types(facts, bags, prompts):
         if kind == "T5":
             assert any(f.relation == fact.relation for f in others)
         elif kind == "T4":
-            assert any(f.relation in akin[fact.relation] for f in others)
+            assert any(f.relation in same_type[fact.relation] for f in others)
         else:
-            assert kind == "T4*" and not akin[fact.relation] and any(f.relation != fact.relation for f in others)
+            assert kind == "T4*" and not same_type[fact.relation] and any(f.relation != fact.relation for f in others)
