@@ -10,7 +10,7 @@ import scipy.stats
 
 from .checks import finite, fraction, integer, numbers, same_length
 
-LIKE = 2.0  # of like size: between half and twice as much
+SAME_SIZE = 1.25  # of the same size: from 80 to 125 %, within which two drugs count as equivalent
 
 
 SPACE = "\N{NO-BREAK SPACE}"  # a number and its unit, or its interval, stay in one line
@@ -90,29 +90,38 @@ def perplexity_increase(before: Sequence[float], after: Sequence[float]) -> Inte
     return bootstrap(lambda b, a, axis: np.exp(-a.mean(axis)) - np.exp(-b.mean(axis)), before, after)
 
 
-def verdict(ours: Interval, published: float, signed: bool = True) -> str:
-    """Our number judged by a published one.
+def verdict(ours: Interval, published: float, near_zero: float = 0.0, signed: bool = True) -> str:
+    """Our number judged by a published one whose own interval is not known.
+
+    A test of equivalence: to agree, our whole interval has to lie where it agrees, so that a number that is merely
+    imprecise agrees with nothing.
 
     Args:
+        near_zero: up to here a number counts as zero, whatever its sign; in the unit of both.
         signed: whether the sign says something; a count or a rate is never below 0.
 
     Returns:
-        "too few facts": we have no interval. "no clear effect": our interval holds 0, and the published number is not
-        0. "same direction and size": the published number lies within our interval, or ours is between half and twice
-        of it. Otherwise "same direction" or "not reproduced", by the sign; "other size" if not `signed`.
+        "too few facts" if we have no interval. Against a published number that is near zero: "near zero in both" if
+        our interval lies there, "near zero in the paper only" if it lies elsewhere. Against any other number, the first
+        that fits: "near zero here only"; "same size", from 80 to 125 % of it; "same direction" or "opposite direction"
+        if our interval leaves out 0; for what is not `signed`, "other size" if it leaves out the published number.
+        "undecided" where none of these holds for the whole interval.
     """
-    published = finite("published", published)
+    published, near_zero = finite("published", published), finite("near_zero", near_zero, least=0)
     if not np.isfinite(ours).all():
         return "too few facts"
-    if ours.low <= 0 <= ours.high and published != 0:
-        return "no clear effect"
-    same_sign = ours.value * published > 0
-    like = same_sign and abs(published) / LIKE <= abs(ours.value) <= LIKE * abs(published)
-    if like or ours.low <= published <= ours.high:
-        return "same direction and size"
+    is_zero = -near_zero <= ours.low and ours.high <= near_zero
+    if abs(published) <= near_zero:
+        elsewhere = ours.low > near_zero or ours.high < -near_zero
+        return "near zero in both" if is_zero else "near zero in the paper only" if elsewhere else "undecided"
+    if is_zero:
+        return "near zero here only"
+    low, high = sorted(end / published for end in (ours.low, ours.high))
+    if low >= 1 / SAME_SIZE and high <= SAME_SIZE:
+        return "same size"
     if not signed:
-        return "other size"
-    return "same direction" if same_sign else "not reproduced"
+        return "undecided" if low <= 1 <= high else "other size"
+    return "same direction" if low > 0 else "opposite direction" if high < 0 else "undecided"
 
 
 def mean_interval(values: Sequence[float]) -> Interval:

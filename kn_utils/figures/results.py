@@ -12,7 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from ..checks import same_length
-from ..stats import Interval, mean_interval
+from ..stats import SAME_SIZE, Interval, mean_interval
 from .inputs import colour, value_low_high
 from .style import COLOURS
 
@@ -204,33 +204,36 @@ def erasure_map(growth: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def ledger_dots(book: pd.DataFrame, ax: Axes | None = None, ends: tuple[float, float] = (-2, 5)) -> Axes:
-    """Ours divided by the paper's number, with its interval, one row for each number of the published paper.
+def ledger_dots(book: pd.DataFrame, ax: Axes | None = None, ends: tuple[float, float] = (-1, 3)) -> Axes:
+    """Ours divided by the paper's number, with its interval: a row for each number that is not near zero in the paper.
 
     Args:
-        book: of `ledger`; a row that was not run, or where the paper has 0, is left out. BERT, where it was run, is
-            drawn in its own colour below ours.
+        book: of `contrasts`, or rows of `ledger`; a number that was not run is left out. BERT, where it was run, is
+            drawn in its own colour below ours. A hollow dot: the paper's number is unchecked.
+        ends: of the axis; what lies beyond is drawn at its edge.
     """
-    runs = {"ours": "knowledge", "bert": "other"}
-    numbers = book[list(runs)].map(lambda value: isinstance(value, Interval))
-    rows = book[numbers.any(axis=1) & (book.paper != 0) & (book.version == "ACL")]
-    ax = ax or plt.subplots(figsize=(7.5, 1 + 0.28 * len(rows)))[1]
-    for (run, color), shift in zip(runs.items(), (0, 0.3), strict=True):
-        there = numbers.loc[rows.index, run].to_numpy()
-        if there.any():
-            ratios = np.array(rows[run][there].tolist()) / rows.paper[there].to_numpy()[:, None]
-            value, *limits = np.clip(ratios, *ends).T
-            xerr = [value - np.min(limits, axis=0), np.max(limits, axis=0) - value]
-            where = np.flatnonzero(there) + shift
-            label = "BERT" if run == "bert" else run
-            ax.errorbar(value, where, xerr=xerr, fmt="o", color=COLOURS[color], elinewidth=1, label=label)
-    for x, style in ((0, "-"), (1, "-"), (0.5, ":"), (2, ":")):
-        ax.axvline(x, color="0.25" if x == 1 else "0.7", linestyle=style, linewidth=1, zorder=0)
-    ax.set_yticks(range(len(rows)), [f"{row.section}: {row.quantity}" for row in rows.itertuples()], fontsize="x-small")
-    ax.invert_yaxis()
-    ax.set(xlabel="Ours / the paper's", xlim=(ends[0] - 0.1, ends[1] + 0.1))
-    if len(ax.containers) > 1:
-        ax.legend(frameon=False)
+    runs = {"ours": ("here", COLOURS["knowledge"], 0), "bert": ("BERT", COLOURS["other"], 0.25)}
+    runs = {run: style for run, style in runs.items() if run in book}
+    there = book[list(runs)].map(lambda value: isinstance(value, Interval))
+    rows = book[there.any(axis=1) & (book.paper.abs() > book.near_zero)]
+    ax = ax or plt.subplots(figsize=(4.6, 1.2 + 0.42 * len(rows)))[1]
+    ax.axvspan(1 / SAME_SIZE, SAME_SIZE, color="0.5", alpha=0.25, linewidth=0, label="same size")
+    ax.axvline(0, color="0.5", linewidth=1)
+    for run, (label, color, shift) in runs.items():
+        for mark, face in (("", color), ("unchecked", "none")):
+            shown = (there.loc[rows.index, run] & (rows.mark == mark)).to_numpy()
+            if shown.any():
+                ratios = np.array(rows[run][shown].tolist()) / rows.paper[shown].to_numpy()[:, None]
+                value, *limits = np.clip(ratios, *ends).T
+                ax.errorbar(
+                    value, np.flatnonzero(shown) + shift, xerr=[value - np.min(limits, 0), np.max(limits, 0) - value],
+                    fmt="o", color=color, mfc=face, elinewidth=1, label=f"{label}, {mark}" if mark else label,
+                )  # fmt: skip
+    for where, name in enumerate(rows.get("contrast", rows.quantity)):
+        ax.text(ends[0], where - 0.42, name, fontsize=9, va="center")
+    ax.spines["left"].set_visible(False)
+    ax.set(xlabel="Here / in the paper", xlim=(ends[0] - 0.1, ends[1] + 0.1), ylim=(len(rows) - 0.5, -0.8), yticks=[])
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=9)
     return ax
 
 

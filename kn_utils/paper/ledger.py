@@ -1,4 +1,4 @@
-"""The reproduction ledger: every number of the paper beside ours, with a verdict that the code gives."""
+"""The ledger: every number of the paper beside ours, each with its verdict. Where the unit is %, numbers are shares."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -8,9 +8,18 @@ import pandas as pd
 from scipy import stats
 
 from ..facts import relation_id
-from ..stats import Interval, mean_interval, perplexity_growth, perplexity_increase, verdict
+from ..stats import (
+    SPACE,
+    Interval,
+    mean_interval,
+    perplexity_growth,
+    perplexity_increase,
+    share_interval,
+    verdict,
+    written,
+)
 from .experiments import ERASED
-from .numbers import CONTRASTS, PAPER
+from .numbers import CONTRASTS, PAPER, near_zero, row
 from .results import Results
 
 NOT_RUN = "not run"
@@ -27,14 +36,14 @@ def ledger(results: Results, bert: Results | None = None) -> pd.DataFrame:
         bert: a run on the paper's own model, where there is one.
 
     Returns:
-        One row per number: section, quantity, unit, paper, version, mark; ours and bert, each an `Interval` in the
-        paper's unit or why there is none; verdict and bert_verdict on these.
+        One row per number: section, quantity, unit, paper, version, mark; signed (not a count or a rate); near_zero (up
+        to where a number counts as zero); ours, an `Interval` or why there is none; its verdict. With a BERT run bert
+        and bert_verdict as well.
     """
-    runs = _checked(results, "results"), _checked(bert, "bert")
     table = pd.DataFrame(PAPER, columns=COLUMNS)
     keys = list(zip(table.section, table.quantity, strict=True))
-    signed = [not is_amount(*key) for key in keys]
-    return _judged(table, keys, signed, *(None if run is None else measure(run) for run in runs))
+    table["signed"] = [not is_amount(*key) for key in keys]
+    return _judged(table, keys, _measured(measure, results, bert))
 
 
 def contrasts(results: Results, bert: Results | None = None) -> pd.DataFrame:
@@ -45,15 +54,48 @@ def contrasts(results: Results, bert: Results | None = None) -> pd.DataFrame:
         ("unchecked" if either number is); the other columns as of `ledger`. Facts, relations or edits are resampled in
         pairs; an erased relation is compared with the other that the same erasure harms most.
     """
-    runs = _checked(results, "results"), _checked(bert, "bert")
     paper = {(s, q): (unit, value, mark) for s, q, unit, value, version, mark in PAPER if version == "ACL"}
     rows = []
     for section, first, second in CONTRASTS:
         (unit, one, mark), (_, other, mark_too) = paper[section, first], paper[section, second]
         rows.append((section, contrast_name(first, second), first, second, unit, one - other, mark or mark_too))
     table = pd.DataFrame(rows, columns=["section", "contrast", "quantity", "minus", "unit", "paper", "mark"])
-    runs = (None if run is None else measure_contrasts(run) for run in runs)
-    return _judged(table, CONTRASTS, [True] * len(table), *runs)
+    return _judged(table.assign(signed=True), CONTRASTS, _measured(measure_contrasts, results, bert))
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `ledger` or `contrasts` as a page shows them: paper, here, verdict; with a BERT run BERT and its verdict.
+
+    What is unchecked, or of the first preprint, says so beside the paper's number, which keeps its own digits.
+    """
+    plus, percent = table.signed.map({True: "+", False: ""}), table.unit == "%"
+    specs = plus + percent.map({True: ".1%", False: ".2f"})
+    notes = table.mark.mask(table.get("version", table.mark) == "arXiv v1", "arXiv v1")
+    tails = percent.map({True: f"{SPACE}%", False: ""}) + notes.map(lambda note: note and f" ({note})")
+    printed = table.paper * table.unit.map(_scale)
+    paper = [written(number, f"{sign}.4g") + tail for number, sign, tail in zip(printed, plus, tails, strict=True)]
+    columns = {"paper": paper}
+    for run, name in {"ours": "here", "bert": "BERT"}.items():
+        if run in table:
+            values = zip(table[run], specs, strict=True)
+            columns[name] = [value if isinstance(value, str) else f"{value:{spec}}" for value, spec in values]
+            columns["verdict" if run == "ours" else "BERT's verdict"] = table[_verdict_of(run)].to_list()
+    index = table.get("contrast", table.quantity)
+    return pd.DataFrame(columns, index.rename(None)).rename_axis(columns=index.name)
+
+
+def judge(section: str, quantity: str, ours: Interval, version: str = "ACL") -> str:
+    """The `verdict` on our value of one number of the paper: in every chapter the one that `ledger` gives.
+
+    Args:
+        ours: averaged as the paper averages; a share where the paper's unit is %.
+
+    Raises:
+        KeyError: this version of the paper prints no such number.
+    """
+    _, _, unit, published, _, _ = row(section, quantity, version)
+    scale, zero = _scale(unit), near_zero(section, quantity)
+    return verdict(ours, published / scale, zero / scale, signed=not is_amount(section, quantity))
 
 
 def contrast_name(first: str, second: str) -> str:
@@ -70,8 +112,8 @@ def is_amount(section: str, quantity: str) -> bool:
 
 
 def measure(results: Results) -> dict[tuple[str, str], Interval | str]:
-    """Our value of each quantity of the ledger that the run can give, in the paper's unit."""
-    found = {key: _mean(sample) for key, sample in samples(results).items()}
+    """Our value of each quantity of the ledger that the run can give, a share where the paper's unit is %."""
+    found = {key: _mean(key[1], sample) for key, sample in samples(results).items()}
     for name, log_p in _perplexities(results.updates).items():
         for kind in ("knowledge", "random"):
             found["update", f"{name}, {kind}"] = _or_few(perplexity_increase, log_p["none"], log_p[kind])
@@ -81,7 +123,8 @@ def measure(results: Results) -> dict[tuple[str, str], Interval | str]:
 def measure_contrasts(results: Results) -> dict[tuple[str, str, str], Interval | str]:
     """Our value of each of `CONTRASTS` that the run can give."""
     values, names = samples(results), _perplexities(results.updates)
-    found = {(s, a, b): _mean(values[s, a] - values[s, b]) for s, a, b in CONTRASTS if (s, a) in values}
+    pairs = {key: values[key[0], key[1]] - values[key[0], key[2]] for key in CONTRASTS if key[:2] in values}
+    found = {key: _or_few(mean_interval, sample.dropna()) for key, sample in pairs.items()}
     for name, log_p in names.items():
         pair = log_p["random"], log_p["knowledge"]
         found["update", f"{name}, knowledge", f"{name}, random"] = _or_few(perplexity_increase, *pair)
@@ -105,8 +148,7 @@ def samples(results: Results) -> dict[tuple[str, str], pd.Series]:
         means = rows.groupby(["operation", "kind", "relation"]).probability.mean()
         for operation in ("suppress", "amplify"):
             for kind, name in {"knowledge": "knowledge", "activation": "activation", "random": "unrelated"}.items():
-                change = 100 * (means[operation, kind] / means["none", "none"] - 1)
-                found["effects", f"{operation}, {name}"] = change
+                found["effects", f"{operation}, {name}"] = means[operation, kind] / means["none", "none"] - 1
     if len(rows := results.activations):
         by_type = rows[rows.kind == "knowledge"].pivot(index="fact", columns="type", values="activation")
         for short, name in {"T1": "head and tail", "T2": "head only", "T3": "random"}.items():
@@ -115,7 +157,7 @@ def samples(results: Results) -> dict[tuple[str, str], pd.Series]:
         for kind in ("knowledge", "random"):
             rows = updates[updates.kind == kind].set_index("fact")
             for rate in ("change", "success"):
-                found["update", f"{rate} rate, {kind}"] = 100 * rows[rate]
+                found["update", f"{rate} rate, {kind}"] = rows[rate]
     return found
 
 
@@ -140,7 +182,7 @@ def _perplexities(updates: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def _erasures(erasures: pd.DataFrame) -> tuple[dict[str, Interval | str], dict[str, Interval | str]]:
-    """Growth of perplexity in percent of each erased relation and of the least and most harmed others; and of each
+    """Growth of perplexity of each erased relation and of the least and most harmed others; and of each
     erased relation, its growth above that of the other that the same erasure harms most."""
     if not len(erasures):
         return {}, {}
@@ -153,7 +195,7 @@ def _erasures(erasures: pd.DataFrame) -> tuple[dict[str, Interval | str], dict[s
             continue
         pair = log_p["none", "none"], log_p[erased, "knowledge"]
         rows_of = relation.groupby(relation).groups.items()
-        growth = {name: _percent(perplexity_growth(*(log_p[rows] for log_p in pair))) for name, rows in rows_of}
+        growth = {name: perplexity_growth(*(log_p[rows] for log_p in pair)) for name, rows in rows_of}
         found[erased], above[erased] = growth.pop(erased, _UNKNOWN), _UNKNOWN
         others += growth.values()
         if growth:
@@ -164,19 +206,15 @@ def _erasures(erasures: pd.DataFrame) -> tuple[dict[str, Interval | str], dict[s
     return found | {"least harmed other relation": ranked[0], "most harmed other relation": ranked[-1]}, above
 
 
-def _percent(interval: Interval) -> Interval:
-    return Interval(*(100 * x for x in interval))
-
-
 def _growth_above(own: pd.Series, other: pd.Series) -> Interval:
-    """Growth of one relation's perplexity minus that of another in percent, the facts of each resampled apart.
+    """Growth of one relation's perplexity minus that of another, the facts of each resampled apart.
 
     Args:
         own, other: log P(answer) before minus log P(answer) after, of each fact.
     """
 
     def difference(one, two, axis):
-        return 100 * (np.expm1(one.mean(axis)) - np.expm1(two.mean(axis)))
+        return np.expm1(one.mean(axis)) - np.expm1(two.mean(axis))
 
     own, other = own.to_numpy(), other.to_numpy()
     if min(len(own), len(other)) < 2:
@@ -187,23 +225,40 @@ def _growth_above(own: pd.Series, other: pd.Series) -> Interval:
     return Interval(float(difference(own, other, 0)), *map(float, result.confidence_interval))
 
 
-def _mean(sample: pd.Series) -> Interval:
-    return _or_few(mean_interval, sample.dropna())
+def _mean(quantity: str, sample: pd.Series) -> Interval:
+    return _or_few(share_interval if " rate, " in quantity else mean_interval, sample.dropna())
 
 
 def _or_few(interval_of: Callable[..., Interval], *values: pd.Series) -> Interval:
     return interval_of(*values) if len(values[0]) else _UNKNOWN
 
 
-def _checked(run: Results | None, name: str) -> Results | None:
-    if run is not None and not isinstance(run, Results):
-        raise TypeError(f"{name} is a {type(run).__name__}: pass what read_results() or run_experiments() returns")
-    return run
+def _scale(unit: str) -> int:
+    return 100 if unit == "%" else 1
 
 
-def _judged(table: pd.DataFrame, keys: list, signed: list[bool], ours: dict, bert: dict | None) -> pd.DataFrame:
-    for name, column, found in (("ours", "verdict", ours), ("bert", "bert_verdict", bert or {})):
-        table[name] = [found.get(key, NOT_RUN) for key in keys]
-        rows = zip(table[name], table.paper, signed, strict=True)
-        table[column] = [ours if isinstance(ours, str) else verdict(ours, *row) for ours, *row in rows]
-    return table[[*table.columns.drop(["verdict", "bert_verdict"]), "verdict", "bert_verdict"]]
+def _measured(measure: Callable[[Results], dict], results: Results, bert: Results | None) -> dict[str, dict]:
+    """What each run gives, by the column that shows it: "bert" only where there is such a run."""
+    runs = {"results": results} if bert is None else {"results": results, "bert": bert}
+    for name, run in runs.items():
+        if not isinstance(run, Results):
+            given = type(run).__name__
+            raise TypeError(f"{name} is a {given}: pass what read_results() or run_experiments() returns")
+    return {"ours" if name == "results" else name: measure(run) for name, run in runs.items()}
+
+
+def _judged(table: pd.DataFrame, keys: list, measured: dict[str, dict]) -> pd.DataFrame:
+    """The table with its numbers as shares where their unit is %, and of each run its values and their verdicts."""
+    scale = table.unit.map(_scale)
+    table["paper"] /= scale
+    table["near_zero"] = [near_zero(*key) for key in zip(table.section, table.quantity, strict=True)] / scale
+    for run, found in measured.items():
+        table[run] = [found.get(key, NOT_RUN) for key in keys]
+        rows = zip(table[run], table.paper, table.near_zero, table.signed, strict=True)
+        table[_verdict_of(run)] = [v if isinstance(v, str) else verdict(v, *row) for v, *row in rows]
+    return table
+
+
+def _verdict_of(run: str) -> str:
+    """The column with the verdicts on the column `run`."""
+    return "verdict" if run == "ours" else f"{run}_verdict"

@@ -38,6 +38,15 @@ PAPER = [
     ("erase", "least harmed other relation", "%", 1.1, "ACL", ""),
     ("erase", "most harmed other relation", "%", 10.1, "ACL", ""),
 ]
+NEAR_ZERO = {  # up to here a number counts as zero: a tenth of the paper's main number of its kind, to one digit
+    "in common": 0.1,
+    "suppress": 3,
+    "amplify": 3,
+    "activation": 0.05,
+    "change rate": 5,
+    "success rate": 3,
+    "erase": 10,
+}
 ERASED_PERPLEXITY = {  # of each erased relation, before and after; ACL, their growth is in PAPER
     "P19": (1450.0, 2996.0),
     "P27": (28.0, 38.3),
@@ -66,7 +75,9 @@ NOT_APPLICABLE = {  # what else the paper prints, by its names in the table of i
     ("before", "after"): (
         "Perplexities before and after erasing depend on what a model knew: the ledger compares their growth."
     ),
-    ("published_bert_base_uncased_neurons",): "Neurons published for another BERT are not the paper's: see chapter 15.",
+    ("published_bert_base_uncased_neurons",): (
+        "Neurons published for another BERT are not the paper's: see *What do 27,610 published facts say?*"
+    ),
 }
 
 
@@ -76,7 +87,16 @@ def number(section: str, quantity: str, version: str = "ACL") -> float:
     Raises:
         KeyError: this version of the paper prints no such number.
     """
-    return _row(section, quantity, version)[3]
+    return row(section, quantity, version)[3]
+
+
+def near_zero(section: str, quantity: str) -> float:
+    """Up to where a number counts as zero, in the unit of its row of `PAPER`.
+
+    0 for neurons per fact, of which there is no control, and for perplexities, whose growth in plain numbers depends on
+    where they start.
+    """
+    return NEAR_ZERO.get(quantity.split(", ")[0], NEAR_ZERO.get(section, 0))
 
 
 def printed(section: str, quantity: str, version: str = "ACL", spec: str = "") -> str:
@@ -88,12 +108,17 @@ def printed(section: str, quantity: str, version: str = "ACL", spec: str = "") -
     Raises:
         KeyError: this version of the paper prints no such number.
     """
-    _, _, unit, value, _, mark = _row(section, quantity, version)
+    _, _, unit, value, _, mark = row(section, quantity, version)
     return f"{value:{spec}}" + (f" {unit}" if unit else "") + (f" ({mark})" if mark else "")
 
 
-def _row(section: str, quantity: str, version: str) -> tuple:
-    for row in PAPER:
-        if (row[0], row[1], row[4]) == (section, quantity, version):
-            return row
+def row(section: str, quantity: str, version: str = "ACL") -> tuple:
+    """The row of `PAPER`.
+
+    Raises:
+        KeyError: this version of the paper prints no such number.
+    """
+    for found in PAPER:
+        if (found[0], found[1], found[4]) == (section, quantity, version):
+            return found
     raise KeyError(f"the paper ({version}) prints no {quantity!r} under {section!r}: see kn_utils.paper.numbers.PAPER")
