@@ -1,6 +1,7 @@
 """The form of every notebook: small cells, no outputs, one set-up and one parameters cell, described figures."""
 
 import ast
+import builtins
 import importlib
 import re
 from importlib.util import find_spec
@@ -9,13 +10,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from notebook_form import ADDRESS, CHAPTERS, NOTEBOOKS, ROOT, assigned, code, defined, is_shown, used
 
 from kn_utils.paper.numbers import ERASED_PERPLEXITY, PAPER
 
-ROOT = Path(__file__).resolve().parents[2]
-ADDRESS = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CHAPTERS = [path for path in NOTEBOOKS if path.stem != "lab_model_card"]
 SET_UP = f"""\
 try:
     import kn_utils as kn
@@ -28,17 +26,6 @@ except ModuleNotFoundError:  # in Colab: install once
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
-
-
-def code(notebook, tag=None):
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return [cell for cell in cells if tag is None or tag in cell.metadata.get("tags", [])]
-
-
-def assigned(source):
-    """Names and literal values of the assignments in a cell."""
-    statements = [s for s in ast.parse(source).body if isinstance(s, ast.Assign)]
-    return {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
 
 
 def test_there_are_notebooks():
@@ -79,8 +66,38 @@ def test_one_hidden_set_up_cell(notebook):
 
 
 def test_cells_are_short(notebook):
-    shown = [cell.source for cell in code(notebook) if "hide-cell" not in cell.metadata.get("tags", [])]
-    assert [source for source in shown if len(source.splitlines()) > 15] == []
+    """A reader sees a cell at a glance, and scrolls nothing sideways."""
+    most = {"hide-cell": 99, "hide-input": 15, "by-hand": 12}  # set-up, plumbing, and a derivation by hand
+    for cell in filter(is_shown, notebook.cells):
+        lines = cell.source.splitlines()
+        assert len(lines) <= max((most.get(tag, 10) for tag in cell.metadata.get("tags", [])), default=10), cell.source
+        assert [line for line in lines if len(line) > 80 and "git+" not in line] == [], cell.source
+
+
+def test_cells_that_are_shown_stand_alone(notebook):
+    """No name that one of them, or a solution, uses is defined in a removed cell alone."""
+    shown, removed = set(dir(builtins)), set()
+    for cell in code(notebook):
+        tree = ast.parse(re.sub(r"(?m)^(\s*)%.*$", r"\1pass", cell.source))
+        if is_shown(cell):
+            assert sorted(used(tree) & (removed - shown - defined(tree))) == [], cell.source
+        (shown if is_shown(cell) else removed).update(defined(tree))
+    solutions = [m for cell in notebook.cells for m in re.findall(r"(?ms)^```python\n(.*?)^```", cell.source)]
+    for source in solutions:
+        tree = ast.parse(source)
+        assert sorted(used(tree) - shown - defined(tree)) == [], source
+
+
+def test_numbers_are_said_and_words_are_written(notebook):
+    """`say` puts numbers into sentences, in removed cells; every number that a sentence shows is said once."""
+    removed = "\n".join(cell.source for cell in code(notebook) if not is_shown(cell))
+    shown = "\n".join(cell.source for cell in code(notebook) if is_shown(cell))
+    assert re.findall(r"\b(?:glue|say|claim)\(", shown) == []
+    assert re.findall(r"\bglue\(", removed) == []
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert re.findall(r"\bchapters? \d+", text, re.I) == []  # chapters have titles
+    if re.findall(r"{glue:text}`", text):
+        assert re.findall(r"\bclaim\(", removed), "a page whose sentences show results asserts what they say"
 
 
 def test_figures_are_described(notebook):
