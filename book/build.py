@@ -17,8 +17,10 @@ from pathlib import Path
 import yaml
 
 from execute import BuildError, run_notebooks, tree_digest
+from finish import finish_pages
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE_SCRIPTS = ["book/docstrings.py", "book/finish.py", "book/icons.py", "book/pictures.py"]
 
 
 def toc_pages(root):
@@ -60,9 +62,9 @@ def copy(source, target):
 
 
 def write_pages(root, src):
-    """Run jupyter-book on the staged sources, from nothing; warnings are errors."""
+    """Run jupyter-book on the staged sources, from nothing; warnings are errors. Then finish its pages."""
     stamp_file = root / "_build/html/.stamp"
-    stamp = tree_digest(src, ".") + tree_digest(root, "requirements.txt", "book/docstrings.py")
+    stamp = tree_digest(src, ".") + tree_digest(root, "requirements.txt", *PAGE_SCRIPTS)
     if stamp_file.is_file() and stamp_file.read_text() == stamp:
         return False
     remove_pages(root)
@@ -70,6 +72,7 @@ def write_pages(root, src):
     options = ["--path-output", root, "-W", "-n", "--keep-going", "-q"]
     if subprocess.run([jupyter_book, "build", src, *options], cwd=root, env=importing_from(root)).returncode:
         raise BuildError("The pages have warnings (above): correct the page and line each of them names.")
+    finish_pages(root / "_build/html")
     stamp_file.write_text(stamp)
     return True
 

@@ -14,9 +14,11 @@ import nbformat
 import papermill
 from ipykernel.kernelspec import write_kernel_spec
 from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from tqdm import tqdm
 
+TITLE = re.compile(r"^# .*$", re.MULTILINE)
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -73,8 +75,8 @@ class OneBar(NBClientEngine):
     bar = None
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, **options):
-        name, n_cells, finish = Path(options["input_path"]).stem, len(nb_man.nb.cells), nb_man.cell_complete
+    def execute_managed_notebook(cls, nb_man, kernel_name, input_path, environment, **_):
+        name, n_cells, finish = Path(input_path).stem, len(nb_man.nb.cells), nb_man.cell_complete
 
         def cell_complete(cell, cell_index=None, **details):
             finish(cell, cell_index, **details)
@@ -82,7 +84,8 @@ class OneBar(NBClientEngine):
             cls.bar.update()
 
         nb_man.cell_complete = cell_complete
-        return super().execute_managed_notebook(nb_man, kernel_name, **options)
+        client = PapermillNotebookClient(nb_man, kernel_name=kernel_name, startup_timeout=60, timeout=None)
+        return client.execute(env=os.environ | environment)
 
 
 def run_notebook(root, path, parameters, stamp):
@@ -93,18 +96,30 @@ def run_notebook(root, path, parameters, stamp):
     stamp_file.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(
-            root / path, target, parameters, engine_name="one-bar", kernel_name="python3", progress_bar=False
-        )
+            root / path, target, parameters, engine_name="one-bar", kernel_name="python3", progress_bar=False,
+            environment=claims_environment(path, parameters),
+        )  # fmt: skip
     except papermill.exceptions.PapermillExecutionError as error:
         raise BuildError(describe(path, error)) from None
     except DeadKernelError:
         raise BuildError(f"{path}: the kernel died (out of memory?): open the notebook with `make lab`.") from None
-    remove_run_details(target)
+    notebook = nbformat.read(target, as_version=4)
+    remove_run_details(notebook)
+    if parameters:
+        say_what_was_run(notebook, parameters)
+    nbformat.write(notebook, target)
     stamp_file.write_text(stamp)
 
 
+def claims_environment(path, parameters):
+    """What `kn_utils.page` reads: which page a kernel runs, and that its claims are enforced with what is shipped."""
+    return {"KN_PAGE": path.as_posix(), "KN_CLAIMS": "report" if parameters else "stop"}
+
+
 def describe(path, error):
-    """A failed cell in readable form: where, the cell's source, the traceback."""
+    """A failed cell in readable form: where, the cell's source, the traceback; of a claim its sentence alone."""
+    if error.ename == "ClaimError":
+        return error.evalue
     trace = COLOURS.sub("", "\n".join(error.traceback)) or f"{error.ename}: {error.evalue}"
     return (
         f"{path} failed in cell {error.cell_index + 1} (In [{error.exec_count}]):\n\n"
@@ -112,15 +127,24 @@ def describe(path, error):
     )
 
 
-def remove_run_details(target):
+def remove_run_details(notebook):
     """Timings, absolute paths and finished progress bars have no place in a published notebook."""
-    notebook = nbformat.read(target, as_version=4)
     for part in [notebook, *notebook.cells]:
         for key in ("papermill", "execution", "widgets"):
             part.metadata.pop(key, None)
     for cell in (c for c in notebook.cells if c.cell_type == "code"):
         cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
-    nbformat.write(notebook, target)
+
+
+def say_what_was_run(notebook, parameters):
+    """Below the title: the text is about other results than those that the page shows."""
+    settings = ", ".join(f"`{name} = {value!r}`" for name, value in parameters.items())
+    note = (
+        "```{note}\nThe text describes the models and facts that the book ships. "
+        f"Numbers and figures below are of a run with {settings}.\n```"
+    )
+    title = next(cell for cell in notebook.cells if cell.cell_type == "markdown")
+    title.source = TITLE.sub(lambda line: f"{line[0]}\n\n{note}\n", title.source, count=1)
 
 
 def use_this_python(root, jobs):

@@ -27,7 +27,7 @@ def attribution_map(scores: Tensor, ax: Axes | None = None, n_labels: int = 5) -
     for layer in range(n_layers):
         heights = 0.85 * scores[layer] / tallest
         colours = np.where(heights[:, None] >= 0, [COLOURS["knowledge"]], [COLOURS["negative"]])
-        ax.vlines(np.arange(n_neurons), layer, layer + heights, colors=colours, linewidth=1.2)
+        ax.vlines(np.arange(n_neurons), layer, layer + heights, colors=colours, linewidth=1.2, rasterized=True)
         ax.axhline(layer, color="0.8", linewidth=0.8, zorder=0)
     for flat in np.argsort(scores, axis=None)[::-1][:n_labels]:
         layer, index = divmod(int(flat), n_neurons)

@@ -94,7 +94,7 @@ def score_against_key(scores: Tensor, key: Tensor, ax: Axes | None = None) -> Ax
     ax = ax or plt.gca()
     scores, key = (values.detach().flatten().cpu().numpy() for values in (scores, key))
     same_length(scores=scores, key=key)
-    ax.scatter(key, scores, s=5, color=COLOURS["knowledge"], alpha=0.35, linewidths=0)
+    ax.scatter(key, scores, s=5, color=COLOURS["knowledge"], alpha=0.35, linewidths=0, rasterized=True)
     ends = [min(key.min(), scores.min()), max(key.max(), scores.max())]
     ax.plot(ends, ends, color="0.25", linestyle=":", linewidth=1)
     return ax
@@ -136,7 +136,7 @@ def activation_rows(values: Tensor, rows: Sequence[str], marked: Sequence[bool],
     line, groups = pd.factorize(np.asarray(rows))
     height = line + np.random.default_rng(0).uniform(-0.3, 0.3, len(line))  # so that dots do not hide each other
     for chosen, style in ((~marked, dict(color="0.6", s=5)), (marked, dict(color=COLOURS["highlight"], s=16))):
-        ax.scatter(values[chosen], height[chosen], linewidths=0, **style)
+        ax.scatter(values[chosen], height[chosen], linewidths=0, rasterized=True, **style)
     ax.axvline(0, color="0.8", linewidth=0.8, zorder=0)
     ax.set_yticks(range(len(groups)), groups, fontsize="x-small" if len(groups) > 15 else "small")
     ax.set(ylim=(len(groups) - 0.5, -0.5), xlabel="Activation")

@@ -154,6 +154,39 @@ def test_failing_notebook_is_named_and_leaves_no_page(book, no_pages):
     assert outputs(book, "first") == "4\n"
 
 
+CLAIM = "from kn_utils.page import claim\nclaim('Three is more than two', N_FACTS > 2)"
+
+
+def test_a_result_that_breaks_a_claim_stops_the_build(book, no_pages):
+    write_notebook(book, "first", CLAIM)
+    build.build(book)
+    write_notebook(book, "first", CLAIM, parameters=PARAMETERS.replace("3", "1"))  # the result has changed
+    with pytest.raises(BuildError, match=r"^notebooks/first\.ipynb says 'Three is more than two', and .*[^\n]*$"):
+        build.build(book)
+
+
+def test_with_other_parameters_a_broken_claim_is_reported_and_the_page_says_what_it_shows(book, no_pages):
+    write_notebook(book, "first", CLAIM)
+    build.build(book, {"N_FACTS": 1, "MODEL": "bert-base-cased"})
+    assert outputs(book, "first") == "Not so here: Three is more than two\n"
+    title = nbformat.read(book / "_build/executed/notebooks/first.ipynb", as_version=4).cells[0].source
+    heading, note = title.split("\n\n", 1)
+    assert heading == "# first?"
+    assert note.startswith("```{note}") and "a run with `N_FACTS = 1`, `MODEL = 'bert-base-cased'`." in note
+    build.build(book)
+    assert "{note}" not in (book / "_build/executed/notebooks/first.ipynb").read_text()
+
+
+def test_a_notebook_without_the_parameter_keeps_its_claims(book, no_pages):
+    show = "import os\nprint(os.environ['KN_PAGE'], os.environ['KN_CLAIMS'])"
+    write_notebook(book, "first", show)
+    write_notebook(book, "second", show, parameters="RESULTS = ''")
+    write_toc(book, "notebooks/first", "notebooks/second")
+    build.build(book, {"RESULTS": "run"}, jobs=2)
+    assert outputs(book, "first") == "notebooks/first.ipynb stop\n"
+    assert outputs(book, "second") == "notebooks/second.ipynb report\n"
+
+
 def test_notebook_without_parameters_cell(book):
     write_notebook(book, "first", "print(1)", parameters=None)
     with pytest.raises(BuildError, match=r"first\.ipynb has 0 cells tagged 'parameters': tag exactly one\."):
@@ -256,9 +289,13 @@ def test_check_finds_broken_links(tmp_path):
 
 
 def test_check_finds_missing_alt_and_repeated_ids(tmp_path):
-    found = page(tmp_path, '<p id="x"></p><p id="x"></p><img src="i.png" alt="i.png"><img src="j.png" alt="A map">')
+    found = page(tmp_path, '<p id="x"></p><p id="x"></p><img src="i.svg" alt="i.svg"><img src="j.svg" alt="A map">')
     assert len(list(check.check_article(found))) == 2
-    assert "'x'" in problems(check.check_article(found)) and "i.png" in problems(check.check_article(found))
+    assert "'x'" in problems(check.check_article(found)) and "i.svg" in problems(check.check_article(found))
+
+
+def test_check_finds_pictures_with_a_ground_of_their_own(tmp_path):
+    assert "a white card" in problems(check.check_article(page(tmp_path, '<img src="j.png" alt="A map">')))
 
 
 def test_check_finds_markup_that_was_not_understood(tmp_path):
