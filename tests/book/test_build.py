@@ -154,7 +154,7 @@ def test_failing_notebook_is_named_and_leaves_no_page(book, no_pages):
     assert outputs(book, "first") == "4\n"
 
 
-CLAIM = "from kn_utils.page import claim\nclaim('Three is more than two', N_FACTS > 2)"
+CLAIM = "from kn_utils.page import claim\nclaim('Three is more than two', N_FACTS > 2);"
 
 
 def test_a_result_that_breaks_a_claim_stops_the_build(book, no_pages):
