@@ -1,4 +1,4 @@
-"""What a model answers, against plain loops; intervals, against values worked out by hand."""
+"""What a model answers, against plain loops."""
 
 import math
 
@@ -11,7 +11,6 @@ from common import PROMPTS, one_line_error, plain_probability, tiny_model
 import kn_utils as kn
 from kn_utils.asking import METRICS, ask_prompts
 from kn_utils.engine import log_odds
-from kn_utils.stats import perplexity_growth, perplexity_increase
 
 FACTS = [
     kn.Fact("Ireland", "P36(capital)", "Dublin", tuple(PROMPTS[:3]), tuple(PROMPTS[3:])),
@@ -98,7 +97,7 @@ def test_a_metric_is_one_entry(tiny, monkeypatch):
 
 def test_a_fact_is_known_when_its_answer_is_first_on_every_select_prompt(tiny):
     """Neither the prompts that find nor those that measure say so, unless no others do."""
-    likely, unlikely = (kn.top_answers(tiny, PROMPTS[0], 40)[i][0] for i in (0, 30))
+    likely, unlikely = (kn.top_answers(tiny, PROMPTS[0], 30)[i][0] for i in (0, 29))
     first = [kn.top_answers(tiny, prompt, 1)[0][0] == likely for prompt in PROMPTS]
     others = [prompt for prompt, is_first in zip(PROMPTS, first, strict=True) if not is_first]
     facts = [
@@ -158,52 +157,6 @@ def test_very_unlikely_answers_keep_their_log_probability():
     assert -1000 < table.log_probability[0] < -300
 
 
-@pytest.mark.parametrize(
-    "probabilities, expected", [([1.0, 1.0], 1.0), ([0.5, 0.5], 2.0), ([0.5, 0.125], 4.0), ([0.1], 10.0)]
-)
-def test_perplexity_by_hand(probabilities, expected):
-    assert kn.perplexity([math.log(p) for p in probabilities]) == pytest.approx(expected)
-
-
-def test_relative_change_is_a_ratio_of_means():
-    change = kn.relative_change([0.2, 0.6, 0.001], [0.1, 0.3, 0.1])  # 0.5 / 0.801
-    assert change.value == pytest.approx(0.5 / 0.801 - 1)
-    assert change.low <= change.value <= change.high
-
-
-def test_relative_change_resamples_in_pairs():
-    """Every fact loses exactly a quarter, so every resample does."""
-    before = np.linspace(0.1, 0.9, 20)
-    assert kn.relative_change(before, 0.75 * before) == pytest.approx((-0.25, -0.25, -0.25))
-
-
-def test_mean_interval_by_hand():
-    """Of 30 zeros and 10 ones the mean is 1/4, and its standard error sqrt(p (1 - p) / n)."""
-    interval = kn.mean_interval([0] * 30 + [1] * 10)
-    error = 1.96 * math.sqrt(0.25 * 0.75 / 40)
-    assert interval.value == 0.25
-    assert interval.low == pytest.approx(0.25 - error, abs=0.03)
-    assert interval.high == pytest.approx(0.25 + error, abs=0.03)
-
-
-def test_intervals_are_reproducible():
-    values = np.random.default_rng(1).random(50)
-    assert kn.mean_interval(values) == kn.mean_interval(list(values))
-
-
-def test_one_value_has_no_interval():
-    interval = kn.mean_interval([0.3])
-    assert interval.value == 0.3
-    assert math.isnan(interval.low) and math.isnan(interval.high)
-
-
-def test_intervals_cover_the_truth():
-    """95 % intervals of 150 simulated samples hold the true mean about 19 times in 20."""
-    rng = np.random.default_rng(0)
-    intervals = [kn.mean_interval(rng.exponential(2.0, 60)) for _ in range(150)]
-    assert 0.88 <= np.mean([low <= 2.0 <= high for _, low, high in intervals]) <= 0.99
-
-
 def test_log_odds_and_rank(tiny64):
     table = kn.ask(tiny64, FACTS, prompts="find")
     for fact, row in zip(FACTS, table.itertuples(), strict=True):
@@ -228,10 +181,3 @@ def test_ask_scaled_reads_iterators_once(tiny, monkeypatch):
     found = kn.ask_scaled(tiny, iter(FACTS), iter([(map(iter, sets), 0.0)]), prompts="find")
     for one, other in zip(found, expected, strict=True):
         pd.testing.assert_frame_equal(one, other)
-
-
-def test_growth_and_increase_of_perplexity_by_hand():
-    before, after = np.log([0.5, 0.5]), np.log([0.25, 0.25])  # perplexity 2, then 4
-    assert perplexity_growth(before, after) == pytest.approx((1, 1, 1))
-    assert perplexity_increase(before, after) == pytest.approx((2, 2, 2))
-    assert math.isnan(perplexity_growth(before[:1], after[:1]).low)

@@ -223,15 +223,6 @@ def test_suppressed_neurons_have_no_attribution(tiny):
         assert scores[:, layer, index].eq(0).all()
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("n_steps", [1, 2, 20])
-def test_weights_sum_to_one(rule, n_steps):
-    alphas, weights = kn.riemann_points(rule, n_steps)
-    assert len(alphas) == len(weights) == n_steps
-    assert weights.sum().item() == pytest.approx(1, abs=1e-6)
-    assert 0 <= alphas.min() <= alphas.max() <= 1
-
-
 @pytest.mark.parametrize(
     "options, names",
     [

@@ -4,7 +4,6 @@ import math
 import warnings
 from dataclasses import replace
 
-import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kn_utils as kn
-from kn_utils import Fact, Neuron, checks, figures
+from kn_utils import Fact, Neuron, checks
 from kn_utils.beyond import leaderboard
 from kn_utils.beyond import names as naming
 from kn_utils.beyond.answer_key import answer_key
@@ -32,7 +31,6 @@ from kn_utils.paper import experiments, prompt_types, sharing
 from kn_utils.refinement import coarse_counts, share_from_counts, shared_neurons
 from kn_utils.stats import bootstrap
 
-matplotlib.use("agg")
 NAN, INF = math.nan, math.inf
 N_LAYERS, N_NEURONS = 3, 40  # of the tiny model
 FACTS = [
@@ -503,7 +501,7 @@ def test_other_answers_of_the_edited_fact_are_no_bystanders(tiny, monkeypatch):
     asked = []
     monkeypatch.setattr(experiments, "ask", lambda lm, facts: asked.append(facts) or kn.ask(lm, facts))
     edits = pd.DataFrame({"fact": [1], "new": ["Lima"]})
-    experiments.update_facts(tiny, twice, [{Neuron(0, 0)}] * 4, edits)
+    experiments.update_facts(tiny, twice, pd.DataFrame({"knowledge": [{Neuron(0, 0)}] * 4}), edits)
     own, renamed, *near = asked[0]
     assert (own, renamed) == (twice[1], replace(twice[1], answer="Lima"))
     assert {fact.subject for fact in near} == {"Paris", "Lima"}
@@ -563,7 +561,7 @@ def test_lists_of_unequal_length(tiny):
     for call in (
         lambda: experiments.own_neurons(FACTS, own),
         lambda: experiments.choose_edits(tiny, FACTS, own, [True] * 3),
-        lambda: experiments.update_facts(tiny, FACTS, own, edits),
+        lambda: experiments.update_facts(tiny, FACTS, pd.DataFrame({"knowledge": own}), edits),
         lambda: experiments.erase_relations(tiny, FACTS, pd.DataFrame({"knowledge": own}), [0]),
         lambda: experiments.suppress_amplify(tiny, FACTS, pd.DataFrame({"knowledge": own})),
         lambda: prompt_types.typed_prompts(FACTS, prompt_types.prompt_bags(FACTS[:2])),
@@ -571,51 +569,12 @@ def test_lists_of_unequal_length(tiny):
         with one_line_error(ValueError, "2 entries", "3"):
             call()
     with one_line_error(ValueError, "a fact of edits is 3", "at most 2"):
-        experiments.update_facts(tiny, FACTS, own + own[:1], edits.assign(fact=3))
+        experiments.update_facts(tiny, FACTS, pd.DataFrame({"knowledge": own + own[:1]}), edits.assign(fact=3))
     with one_line_error(ValueError, "a fact of measured is -1"):
         experiments.erase_relations(tiny, FACTS, pd.DataFrame({"knowledge": own + own[:1]}), [-1])
     with one_line_error(ValueError, "a fact of prompts is 3"):
         prompts = pd.DataFrame({"fact": [3], "type": ["T1"], "prompt": PROMPTS[:1]})
         prompt_types.prompt_activations(tiny, prompts, [set()] * 3)
-
-
-# ---------------------------------------------------------------- figures
-
-INTERVALS = pd.DataFrame({"knowledge": [kn.Interval(0.5, 0.4, 0.6)] * 2}, index=["a", "b"])
-
-
-@pytest.mark.parametrize("draw", [figures.attribution_map, figures.neuron_heatmap])
-def test_maps_of_neurons(draw):
-    with one_line_error(ValueError, "(3, 3, 40)", ".mean(0)"):
-        draw(SCORES)
-    with one_line_error(ValueError, "NaN or infinity"):
-        draw(with_nan(SCORES[0]))
-    figures.plt.close(draw(SCORES[0] * 0).figure)  # all zero is drawn, too
-    with one_line_error(ValueError, "-1", "clamp"):
-        figures.neuron_heatmap(SCORES[0] * 0 - 1)
-    figures.plt.close("all")
-
-
-@pytest.mark.parametrize("draw", [figures.effect_bars, figures.dose_response, figures.type_dots, figures.model_bars])
-def test_tables_of_intervals(draw):
-    with one_line_error(TypeError, "['knowledge']", "Interval"):
-        draw(INTERVALS.map(lambda interval: interval.value))
-    if draw is not figures.model_bars:
-        with one_line_error(ValueError, "'guess'", "knowledge, activation, most active"):
-            draw(INTERVALS.set_axis(["guess"], axis=1))
-    figures.plt.close("all")
-
-
-def test_figures_of_points():
-    with one_line_error(ValueError, "one for each"):
-        figures.score_against_key(SCORES, SCORES[:2])
-    with one_line_error(ValueError, "one for each"):
-        figures.activation_rows(torch.rand(3), ["a", "b", "c"], [True])
-    with one_line_error(ValueError, "3 columns"):
-        figures.model_bars(pd.DataFrame({name: INTERVALS.knowledge for name in "abc"}))
-    with one_line_error(ValueError, "'guess'"):
-        figures.count_steps({"guess": [1, 2]})
-    figures.plt.close("all")
 
 
 # ---------------------------------------------------------------- messages

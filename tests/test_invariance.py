@@ -27,14 +27,15 @@ KINDS = ["masked", "causal", "seq2seq"]
 def models():
     torch.manual_seed(4)
     gpt, t5 = tokenizer_of("bytes"), tokenizer_of("pieces")
-    causal = GPT2Config(vocab_size=len(gpt), n_positions=64, initializer_range=0.2, **MODELS["gpt2"][2])
-    shape = dict(MODELS["t5"][2], vocab_size=len(t5), decoder_start_token_id=1, pad_token_id=1)
+    narrow = dict(MODELS["gpt2"][2], n_inner=16)
+    causal = GPT2Config(vocab_size=len(gpt), n_positions=64, initializer_range=0.2, **narrow)
+    shape = dict(MODELS["t5"][2], d_ff=16, vocab_size=len(t5), decoder_start_token_id=1, pad_token_id=1)
     seq2seq = T5ForConditionalGeneration(T5Config(**shape))
     for parameter in seq2seq.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     return {
-        "masked": tiny_model(),
+        "masked": tiny_model(intermediate_size=16),
         "causal": wrap_model(GPT2LMHeadModel(causal), gpt),
         "seq2seq": wrap_model(seq2seq, t5),
     }
@@ -86,8 +87,9 @@ def test_scores_depend_on_the_fact_alone(kind, models, data):
     assert_same(kn.knowledge_attributions(lm, [facts[i] for i in order], **chosen), [alone[i] for i in order], rounded)
     memory = data.draw(st.sampled_from([100_000, 400_000, 2**33]))
     assert_same(kn.knowledge_attributions(replace(lm, max_memory=memory), facts, **chosen), alone, rounded)
-    whole = kn.knowledge_attributions(replace(lm, fast=False), facts, **chosen)
-    assert_same(whole, alone, rounded, 10 * RIGHT)  # in float32 two ways to compute, too, differ
+    if lm.fast:  # in float32 two ways to compute, too, differ
+        whole = kn.knowledge_attributions(replace(lm, fast=False), facts, **chosen)
+        assert_same(whole, alone, rounded, 10 * RIGHT)
 
 
 @pytest.mark.parametrize("kind", KINDS)

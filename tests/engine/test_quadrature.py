@@ -74,3 +74,12 @@ def test_integrals_between_nodes_are_exact_for_polynomials(coefficients, fortiet
     values = sum(c * ends[:-1] ** power for power, c in enumerate(coefficients))
     antiderivative = sum(c * ends ** (power + 1) / (power + 1) for power, c in enumerate(coefficients))
     torch.testing.assert_close(integrals_between(ends) @ values, antiderivative.diff(), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("n_steps", [1, 2, 20])
+def test_weights_sum_to_one(rule, n_steps):
+    alphas, weights = riemann_points(rule, n_steps)
+    assert len(alphas) == len(weights) == n_steps
+    assert weights.sum().item() == pytest.approx(1, abs=1e-6)
+    assert 0 <= alphas.min() <= alphas.max() <= 1
