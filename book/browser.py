@@ -15,6 +15,8 @@ WIDE, NARROW = 1280, 390  # px
 BAD = ("serious", "critical")  # what axe calls an obstacle
 SMALL_PICTURES = """[...document.querySelectorAll('.picture img')].filter(image => image.checkVisibility()
     && image.getBoundingClientRect().width + 1 < parseFloat(image.style.minWidth)).map(image => image.src)"""
+LOAD_ALL = """Promise.all([...document.images].filter(image => image.checkVisibility()).map(image => {
+    image.loading = 'eager'; return image.decode() }))"""
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -69,6 +71,7 @@ def check_view(view, address, path, width, shot=None):
     yield from (f"reports in the console: {text}" for text in messages)
     yield from (f"asks for {r}." for r in requests if not r.startswith((address, "data:", "blob:")))
     if shot:
+        view.evaluate(LOAD_ALL)
         view.screenshot(path=shot, full_page=True)
     if width == WIDE:
         yield from check_access(view)

@@ -14,7 +14,7 @@ def split_pictures(page_text, folder, done):
 
     Args:
         folder: of the page, to which the addresses of pictures are relative.
-        done: the least width of the pictures that other pages have split, by path; this adds to it.
+        done: the size, and the least width, of the pictures that other pages have split, by path; this adds to it.
     """
 
     def twice(image):
@@ -22,7 +22,8 @@ def split_pictures(page_text, folder, done):
         path = (folder / f"{name}.svg").resolve()
         if path not in done:
             done[path] = write_copies(path)
-        attributes = with_style(f"{before.strip()} {after.strip()}".strip(), f"min-width: {done[path]:.0f}px")
+        size, least = done[path]
+        attributes = with_style(f"{size} {before.strip()} {after.strip()}".strip(), f"min-width: {least:.0f}px")
         return (
             f'<span class="picture"><img class="only-light" src="{name}.svg" {attributes} />'
             f'<img class="only-dark" loading="lazy" src="{name}-dark.svg" {attributes} /></span>'
@@ -38,11 +39,11 @@ def with_style(attributes, style):
 
 
 def write_copies(path):
-    """Take the ground from this SVG, write its dark copy beside it; the least width in px at which it is legible."""
+    """Take the ground from this SVG, write its dark copy beside it; its size, and the least width that is legible."""
     picture = compact(without_ground(path.read_text(encoding="utf-8")))
     path.write_text(picture, encoding="utf-8")
     path.with_name(f"{path.stem}-dark.svg").write_text(dark(picture), encoding="utf-8")
-    return least_width(picture)
+    return size(picture), least_width(picture)
 
 
 def without_ground(svg):
@@ -73,6 +74,13 @@ def dark_colour(colour, role):
     mean = sum(channels) / 3
     turned = DARK_GROUND + 240 * (1 - mean / 255) ** 0.8
     return "#" + "".join(f"{min(255, max(0, round(turned + c - mean))):02x}" for c in channels)
+
+
+def size(svg):
+    """Width and height in px, as attributes of an image, so that a page keeps its place for a picture to come."""
+    inner = [float(side) for side in re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()]
+    points = 4 / 3 if re.search(r'<svg [^>]*width="[\d.]+pt"', svg) else 1
+    return 'width="{:.0f}" height="{:.0f}"'.format(*(side * points for side in inner))
 
 
 def least_width(svg):
