@@ -19,7 +19,7 @@ from ..stats import (
     written,
 )
 from .experiments import ERASED
-from .numbers import CONTRASTS, PAPER, near_zero, row
+from .numbers import CONTRASTS, PAPER, contrast_name, is_amount, near_zero, row
 from .results import Results
 
 NOT_RUN = "not run"
@@ -96,19 +96,6 @@ def judge(section: str, quantity: str, ours: Interval, version: str = "ACL") -> 
     _, _, unit, published, _, _ = row(section, quantity, version)
     scale, zero = _scale(unit), near_zero(section, quantity)
     return verdict(ours, published / scale, zero / scale, signed=not is_amount(section, quantity))
-
-
-def contrast_name(first: str, second: str) -> str:
-    """What two quantities have in common, and how they differ: "suppress: knowledge − activation"."""
-    pairs = list(zip(first.split(", "), second.split(", "), strict=True))
-    common = ", ".join(a for a, b in pairs if a == b)
-    minus = " − ".join(", ".join(parts) for parts in zip(*((a, b) for a, b in pairs if a != b), strict=True))
-    return f"{common}: {minus}" if common else minus
-
-
-def is_amount(section: str, quantity: str) -> bool:
-    """A count or a rate: never below 0, so that its sign says nothing."""
-    return section == "neurons" or " rate, " in quantity
 
 
 def measure(results: Results) -> dict[tuple[str, str], Interval | str]:

@@ -99,6 +99,19 @@ def near_zero(section: str, quantity: str) -> float:
     return NEAR_ZERO.get(quantity.split(", ")[0], NEAR_ZERO.get(section, 0))
 
 
+def contrast_name(first: str, second: str) -> str:
+    """What two quantities have in common, and how they differ: "suppress: knowledge − activation"."""
+    pairs = list(zip(first.split(", "), second.split(", "), strict=True))
+    common = ", ".join(a for a, b in pairs if a == b)
+    minus = " − ".join(", ".join(parts) for parts in zip(*((a, b) for a, b in pairs if a != b), strict=True))
+    return f"{common}: {minus}" if common else minus
+
+
+def is_amount(section: str, quantity: str) -> bool:
+    """A count or a rate: never below 0, so that its sign says nothing."""
+    return section == "neurons" or " rate, " in quantity
+
+
 def printed(section: str, quantity: str, version: str = "ACL", spec: str = "") -> str:
     """A number of the paper as a table shows it, with its unit and its mark: "+36.7 % (unchecked)".
 

@@ -8,8 +8,8 @@ import pytest
 
 import kn_utils as kn
 from kn_utils import Interval, Neuron, figures
-from kn_utils.paper.ledger import NOT_HERE, NOT_RUN, contrast_name, contrasts, judge, ledger, shown
-from kn_utils.paper.numbers import CONTRASTS, ERASED_PERPLEXITY, NEAR_ZERO, PAPER, near_zero
+from kn_utils.paper.ledger import NOT_HERE, NOT_RUN, contrasts, judge, ledger, shown
+from kn_utils.paper.numbers import CONTRASTS, ERASED_PERPLEXITY, NEAR_ZERO, PAPER, contrast_name, near_zero
 from kn_utils.paper.results import Results
 from kn_utils.paper.runs import run_experiments
 from kn_utils.paper.sharing import intersections
