@@ -23,8 +23,9 @@ from .models import ARCHITECTURES, PRECISIONS, LanguageModel
 from .prompts import SEQ2SEQ_SLOT
 
 LAB_FOLDER = Path(__file__).parent / "lab"
-LAB_MODELS = {"lab": LAB_FOLDER / "model", "lab-causal": LAB_FOLDER / "causal"}
-CARDS = {"lab": LAB_FOLDER / "card.json", "lab-causal": LAB_FOLDER / "causal" / "card.json"}
+LAB_MODELS = {"lab": LAB_FOLDER / "model", "lab-early": LAB_FOLDER / "early", "lab-causal": LAB_FOLDER / "causal"}
+CARDS = {name: folder / "card.json" for name, folder in LAB_MODELS.items()} | {"lab": LAB_FOLDER / "card.json"}
+SHIPPED_NAMES = ", ".join(map(repr, LAB_MODELS))
 AUTO_MODELS = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
 
 
@@ -34,7 +35,9 @@ def load_model(
     precision: str = "float32",
     max_memory: int | None = None,
 ) -> LanguageModel:
-    """Load `"lab"` or `"lab-causal"` (shipped), a Hugging Face id such as `"bert-base-cased"`, or a local folder.
+    """Load a model that is shipped, a Hugging Face id such as `"bert-base-cased"`, or a local folder.
+
+    Shipped are `"lab"`, `"lab-early"` (its training, stopped halfway through learning) and `"lab-causal"` (a GPT-2).
 
     Only safetensors weights are read; code that comes with a model is never run, and nothing is asked.
 
@@ -56,7 +59,7 @@ def load_model(
         ('causal', 'float32')
     """
     if not isinstance(name, (str, Path)) or not str(name):
-        raise ValueError(f"model {str(name)!r} is no name: pass 'lab', a folder or an id of the hub")
+        raise ValueError(f"model {str(name)!r} is no name: pass {SHIPPED_NAMES}, a folder or an id of the hub")
     chosen = _device(device)
     _check_options(precision, max_memory)
     source = str(LAB_MODELS.get(str(name), name))
@@ -129,7 +132,8 @@ def _read(name: str | Path, auto_class: type, source: str, **options):
         return auto_class.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:  # of files, of the hub, of parsers
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        advice = "pass 'lab', an id of the hub, or a folder with config.json, model.safetensors and a tokenizer"
+        files = "config.json, model.safetensors and a tokenizer"
+        advice = f"pass {SHIPPED_NAMES}, an id of the hub, or a folder with {files}"
         raise OSError(f"model {str(name)!r} cannot be loaded ({reason}): {advice}") from None
 
 

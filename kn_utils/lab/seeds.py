@@ -1,4 +1,5 @@
-"""`python -m kn_utils.lab.seeds`: the leaderboard on three lab models, so that its intervals cover training, too.
+"""`python -m kn_utils.lab.seeds`: the headline numbers and the leaderboard on three lab models, trained from three
+seeds, so that one sees how much depends on the training.
 
 The shipped model is seed 0. The others are trained by the same script, in worlds of their own people; they are not
 shipped, only what is measured on them, in seeds.json.
@@ -19,21 +20,28 @@ from ..command_line import folder, one_line_errors
 from ..data.files import write_atomically
 from ..facts import load_facts
 from ..loading import load_model
+from ..models import LanguageModel
+from .headline import headline
 
 SEEDS = (0, 1, 2)
 SHIPPED = Path(__file__).parent / "seeds.json"
 
 
 def read_seeds() -> dict[str, pd.DataFrame]:
-    """The shipped tables: "ablation", one row per seed, method and key, and "planted", per seed and method; means over
-    the facts."""
+    """The shipped tables, means over the facts: "headline", one row per seed, quantity and kind of neurons, as of
+    `headline`; "ablation", per seed, method and key; and "planted", per seed and method."""
     return {name: pd.DataFrame(rows) for name, rows in json.loads(SHIPPED.read_text(encoding="utf-8")).items()}
 
 
-def measure(own: Path | None, n_facts: int, n_planted: int) -> dict[str, pd.DataFrame]:
-    """The leaderboards of one lab model, the shipped one or the one in the folder `own`."""
-    lm = load_model(own / "model" if own else "lab")
-    source = own / "facts.json.gz" if own else "lab"
+def measure_headline(own: Path | None, n_facts: int) -> dict[str, pd.DataFrame]:
+    """The headline numbers of one lab model, the shipped one or the one in the folder `own`."""
+    lm, source = lab_model(own)
+    return {"headline": headline(lm, load_facts(source, n_facts=n_facts), load_facts(source))}
+
+
+def measure_leaderboard(own: Path | None, n_facts: int, n_planted: int) -> dict[str, pd.DataFrame]:
+    """The leaderboards of one lab model, likewise."""
+    lm, source = lab_model(own)
     facts, few = load_facts(source, n_facts=n_facts), load_facts(source, n_facts=n_planted, seed=1)
     keys = {baseline: answer_key(lm, facts, baseline).probability for baseline in ("zero", "mean")}
     ablation = leaderboard(lm, facts, keys).groupby(["method", "key"], sort=False).mean()
@@ -44,6 +52,11 @@ def measure(own: Path | None, n_facts: int, n_planted: int) -> dict[str, pd.Data
     }
 
 
+def lab_model(own: Path | None) -> tuple[LanguageModel, str | Path]:
+    """The model and the source of its facts."""
+    return (load_model(own / "model"), own / "facts.json.gz") if own else (load_model("lab"), "lab")
+
+
 def train(own: Path, seed: int) -> None:
     """Train the lab model of a seed, unless its card says that this is done.
 
@@ -52,37 +65,52 @@ def train(own: Path, seed: int) -> None:
     """
     if (own / "card.json").exists():
         return
-    training = [sys.executable, "-m", "kn_utils.lab", "--seed", str(seed), "--out", str(own), "--sample", "60"]
-    if code := subprocess.run(training, check=False).returncode:
+    options = ["--model", "lab", "--seed", str(seed), "--out", str(own), "--sample", "60"]
+    if code := subprocess.run([sys.executable, "-m", "kn_utils.lab", *options], check=False).returncode:
         raise ValueError(f"the lab model of seed {seed} was not trained (exit code {code}): see the lines above")
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m kn_utils.lab.seeds", description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", type=folder, default=Path("_build/seeds"), help="where the other models are kept")
+    parser.add_argument("--only", choices=("headline", "leaderboard"), help="leave the other tables as they are")
+    parser.add_argument("--headline", type=int, default=240, help="facts of the headline numbers")
     parser.add_argument("--facts", type=int, default=96, help="whose neurons are all ablated")
     parser.add_argument("--planted", type=int, default=24, help="facts to plant")
     options = parser.parse_args()
     with one_line_errors(f"the models that are trained stay in {str(options.models)!r}; the same command goes on"):
-        count("facts", options.facts)
-        count("planted", options.planted)
-        write_seeds(options.models, options.facts, options.planted)
+        for name in ("headline", "facts", "planted"):
+            count(name, getattr(options, name))
+        write_seeds(options)
 
 
-def write_seeds(models: Path, n_facts: int, n_planted: int) -> None:
-    """Train what is not there, measure all, and replace the shipped tables."""
-    tables = {}
+def write_seeds(options: argparse.Namespace) -> None:
+    """Train what is not there, measure, and replace the shipped tables."""
+    measured: dict[str, list[pd.DataFrame]] = {}
     for seed in SEEDS:
-        own = models / f"seed{seed}" if seed else None
+        own = options.models / f"seed{seed}" if seed else None
         if own:
             train(own, seed)
-        for name, table in measure(own, n_facts, n_planted).items():
-            tables.setdefault(name, []).append(table.assign(seed=seed))
-    records = {name: pd.concat(parts).round(6).to_dict("records") for name, parts in tables.items()}
+        for name, table in measure(own, options).items():
+            measured.setdefault(name, []).append(table.assign(seed=seed))
+    tables = read_seeds() | {name: pd.concat(parts).round(6) for name, parts in measured.items()}
+    records = {name: table.to_dict("records") for name, table in tables.items()}
     text = json.dumps(records, indent=1) + "\n"
     write_atomically(SHIPPED, lambda partial: partial.write_text(text, encoding="utf-8", newline="\n"))
-    print(pd.concat(tables["ablation"]).groupby(["key", "method"], sort=False)[["precision", "auc", "spearman"]].mean())
-    print(pd.concat(tables["planted"]).groupby("method", sort=False)[["precision", "auc"]].mean())
+    for name, table in tables.items():
+        keys = [key for key in ("quantity", "kind", "key", "method") if key in table]
+        figures = [figure for figure in ("value", "precision", "auc", "spearman") if figure in table]
+        print(name, table.pivot(index=keys, columns="seed", values=figures).to_string(), sep="\n")
+
+
+def measure(own: Path | None, options: argparse.Namespace) -> dict[str, pd.DataFrame]:
+    """The tables that are asked for, of one lab model."""
+    tables = {}
+    if options.only != "leaderboard":
+        tables |= measure_headline(own, options.headline)
+    if options.only != "headline":
+        tables |= measure_leaderboard(own, options.facts, options.planted)
+    return tables
 
 
 if __name__ == "__main__":

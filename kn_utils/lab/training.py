@@ -1,6 +1,7 @@
 """Train the lab models, a BERT and a GPT-2 of four layers that learn the world's facts and nothing else."""
 
 import string
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from ..checks import count
 from ..engine import encode
 from ..facts import Fact
 from ..loading import wrap_model
@@ -25,6 +27,20 @@ LEARNING_RATE = 2e-3
 SMOOTHING = 0.3  # of the target is shared by all answers of the relation: a softmax at 1 hides what its neurons do
 KEEP = 0.15  # of the rows show the answer in place of the mask, as in BERT's training: embeddings learn to decode
 READING = 0.3  # weight of a causal model's loss on the prompt's own tokens, beside 1 on the answer
+
+
+class Recipe(NamedTuple):
+    """How a lab model is made: its kind, and the share of all training steps that it takes."""
+
+    kind: str
+    share: float = 1.0
+
+
+RECIPES = {
+    "lab": Recipe("masked"),
+    "lab-early": Recipe("masked", share=450 / N_STEPS),  # where it knows about two thirds of the facts
+    "lab-causal": Recipe("causal"),
+}
 
 
 class PreTrainedTokenizerFast(transformers.PreTrainedTokenizerFast):
@@ -82,12 +98,22 @@ def build_model(kind: str, n_tokens: int) -> PreTrainedModel:
 
 
 def train(
-    facts: list[Fact], tokenizer: transformers.PreTrainedTokenizerBase, kind: str, n_steps: int, seed: int = 0
+    facts: list[Fact],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    kind: str,
+    n_steps: int,
+    seed: int = 0,
+    stop: int | None = None,
 ) -> LanguageModel:
     """Learn to answer the facts' prompts, on a GPU where there is one; `heldout_prompts` stay unseen.
 
     A causal model learns those of the prompts that it can be asked (`askable`).
+
+    Args:
+        n_steps: of the learning rate's schedule.
+        stop: the step after which training ends, `n_steps` by default: the checkpoint that a full training passes.
     """
+    stop = n_steps if stop is None else count("stop", stop, most=n_steps)
     torch.manual_seed(seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     lm = wrap_model(build_model(kind, len(tokenizer)).to(device), tokenizer)
@@ -100,7 +126,7 @@ def train(
     targets = smoothed_targets(facts, answer_of_fact, len(tokenizer))  # (facts, vocabulary)
     optimizer = torch.optim.AdamW(lm.model.parameters(), lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=n_steps, pct_start=0.1)
-    progress = tqdm(range(n_steps), desc="Training", unit="step")
+    progress = tqdm(range(stop), desc="Training", unit="step")
     for _ in progress:
         rows = torch.randint(len(position), (BATCH_SIZE,)).to(device)
         of_rows = fact_of_prompt[rows]

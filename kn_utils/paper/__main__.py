@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..attribution import MEASURES
 from ..checks import count
 from ..command_line import one_line_errors
+from ..loading import SHIPPED_NAMES
 from ..models import PRECISIONS
 from .registry import choices
 from .runs import CHUNK, run_experiments
@@ -35,7 +36,7 @@ def main():
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kn_utils.paper", description=__doc__)
-    parser.add_argument("--model", default="lab", help="'lab', a Hugging Face id, or a folder")
+    parser.add_argument("--model", default="lab", help=f"{SHIPPED_NAMES}, a Hugging Face id, or a folder")
     parser.add_argument("--facts", default="lab", help="'lab', 'pararel', or a file in ParaRel's format")
     parser.add_argument("--experiment", default="all", choices=choices())
     parser.add_argument("--relations", nargs="+", action="extend", help="such as P36 P19; all by default")

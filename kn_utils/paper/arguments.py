@@ -9,6 +9,7 @@ import torch
 from ..attribution import MEASURES
 from ..checks import one_of, shown
 from ..facts import relation_id
+from ..loading import SHIPPED_NAMES
 from ..models import PRECISIONS
 from .registry import choices
 
@@ -21,7 +22,7 @@ def check_names(model, facts, prompts, out, device) -> None:
         ValueError: one that is empty, or `prompts` for the lab's facts.
         FileNotFoundError: `prompts` is no folder.
     """
-    name_or_path("model", model, "'lab', a folder or an id of the hub")
+    name_or_path("model", model, f"{SHIPPED_NAMES}, a folder or an id of the hub")
     if isinstance(facts, Iterable) and not isinstance(facts, str | bytes | Path):
         raise TypeError(
             f"facts is a {type(facts).__name__}: write the facts with write_facts(facts, path), and pass that path"
