@@ -12,11 +12,11 @@ from kn_utils.lab import card, training, world
 from kn_utils.loading import CARDS, LAB_MODELS, weights_sha256
 
 MEGABYTE = 1_000_000
-KINDS = {"lab": "masked", "lab-causal": "causal"}
-each_kind = pytest.mark.parametrize("kind", KINDS.values())
+LEARNT = {"lab": (0.95, 1), "lab-early": (0.5, 0.8), "lab-causal": (0.8, 0.95)}  # bounds of top-1 recall
+each_kind = pytest.mark.parametrize("kind", ["masked", "causal"])
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=training.RECIPES)
 def name(request):
     """Of a shipped model."""
     return request.param
@@ -38,8 +38,12 @@ def sampled_facts(report):
     return kn.load_facts("lab", n_facts=report["sampled_facts"], seed=report["seed"])
 
 
-def trained(facts, kind, n_steps, seed=0):
-    return training.train(facts, training.build_tokenizer(facts, kind), kind, n_steps, seed)
+def trained(facts, kind, n_steps, seed=0, stop=None):
+    return training.train(facts, training.build_tokenizer(facts, kind), kind, n_steps, seed, stop)
+
+
+def test_every_shipped_model_has_a_recipe_and_a_card():
+    assert training.RECIPES.keys() == LAB_MODELS.keys() == CARDS.keys()
 
 
 @pytest.mark.slow
@@ -92,6 +96,32 @@ def test_training_is_reproducible(kind, monkeypatch):
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_training_that_stops_is_the_beginning_of_a_whole_one(monkeypatch):
+    """At the same learning rates, which a shorter training would not have."""
+    monkeypatch.setattr(training, "BATCH_SIZE", 4)
+    facts = kn.load_facts("lab", n_facts=12)
+    passed = []
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer):
+        step(optimizer)
+        passed.append([p.detach().clone() for group in optimizer.param_groups for p in group["params"]])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", watched)
+        trained(facts, "masked", n_steps=20)
+    assert len(passed) == 20
+    stopped = list(trained(facts, "masked", n_steps=20, stop=5).model.parameters())
+    assert all(map(torch.equal, passed[4], stopped))
+    assert not all(map(torch.equal, stopped, trained(facts, "masked", n_steps=11, stop=5).model.parameters()))
+
+
+@pytest.mark.parametrize("stop", [0, 3])
+def test_training_stops_within_its_schedule(stop):
+    with pytest.raises(ValueError, match=f"stop is {stop}"):
+        trained(kn.load_facts("lab", n_facts=12), "masked", n_steps=2, stop=stop)
+
+
 PROMPTS, ANSWERS = ["The capital of Ireland is [MASK].", "The capital city of Spain is [MASK]."], ["Dublin", "Madrid"]
 
 
@@ -131,7 +161,7 @@ def one_hot(lm, answers):
 
 
 def test_the_tokenizer_is_rebuilt(name, lm, lab_facts):
-    assert training.build_tokenizer(lab_facts, KINDS[name]).get_vocab() == lm.tokenizer.get_vocab()
+    assert training.build_tokenizer(lab_facts, training.RECIPES[name].kind).get_vocab() == lm.tokenizer.get_vocab()
 
 
 def test_people_are_spelt_by_two_whole_names(lm):
@@ -160,10 +190,9 @@ def test_the_weights_are_those_of_the_card(name, report, lm, lab_facts):
     assert sum(len(fact.heldout_prompts) for fact in kn.askable(lm, lab_facts)) == report["heldout_prompts"]
 
 
-@pytest.mark.parametrize("name, most", {"lab": 8 * MEGABYTE, "lab-causal": 6 * MEGABYTE}.items())
-def test_the_download_is_small(name, most):
-    shipped = [*LAB_MODELS[name].rglob("*"), world.HERE / "facts.json.gz"]
-    assert sum(path.stat().st_size for path in shipped if path.is_file()) <= most
+def test_the_download_is_small(name):
+    assert sum(path.stat().st_size for path in LAB_MODELS[name].rglob("*") if path.is_file()) <= 4 * MEGABYTE
+    assert (world.HERE / "facts.json.gz").stat().st_size <= MEGABYTE / 4
 
 
 def test_no_pickled_weights_are_shipped(name):
@@ -200,7 +229,8 @@ def test_suppression_is_the_cards(report, lm):
 
 def test_the_cards_figures_meet_the_books_claims(name, report):
     suppression = {name: value for name, (value, _, _) in report["suppression"].items()}
-    assert report["heldout_top1"][0] >= {"lab": 0.95, "lab-causal": 0.80}[name]  # it reads fewer wordings
+    least, most = LEARNT[name]
+    assert least <= report["heldout_top1"][0] <= most
     assert suppression["knowledge"] <= -0.30
     # The goal was a quarter of the knowledge neurons' effect. It is missed, and the card's page says so.
     assert suppression["knowledge"] < 1.5 * suppression["most active"] < 0
