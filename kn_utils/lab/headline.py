@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from ..asking import ask, known, mean_interval, relative_change
+from ..asking import ask, known
 from ..facts import Fact, relation_id
 from ..models import LanguageModel
 from ..paper import experiments
-from ..stats import perplexity_growth
+from ..stats import mean_interval, perplexity_growth, relative_change, share_interval
 
 COLUMNS = ["quantity", "kind", "value", "low", "high"]
 Row = tuple[str, str, float, float, float]
@@ -28,11 +28,14 @@ def headline(lm: LanguageModel, facts: Sequence[Fact], everything: Sequence[Fact
     """
     rows: list[Row] = []
     for name, prompts in {"select": "select", "measure": "heldout"}.items():
-        rows.append((f"recall, {name}", "none", *mean_interval(ask(lm, everything, prompts=prompts).top1)))
-    neurons = experiments.refine(facts, experiments.find_coarse(lm, facts), lm.n_neurons, seed)
+        rows.append((f"recall, {name}", "none", *share_interval(ask(lm, everything, prompts).top1)))
+    coarse = experiments.find_coarse(lm, facts)
+    neurons = experiments.refine(facts, coarse, lm.n_neurons, seed)
     rows.append(("neurons per fact", "knowledge", *mean_interval(neurons.knowledge.map(len))))
     rows += effects(experiments.suppress_amplify(lm, facts, neurons))
-    rows += updates(lm, facts, neurons, seed)
+    sets = experiments.edit_sets(facts, coarse, neurons, lm.n_neurons, seed)
+    edits = experiments.choose_edits(lm, facts, sets.knowledge, known(lm, facts), seed)
+    rows += updates(experiments.update_facts(lm, facts, sets, edits, seed))
     rows += erasures(experiments.erase_relations(lm, facts, neurons, range(len(facts)), seed), facts)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -45,14 +48,11 @@ def effects(table: pd.DataFrame) -> Iterator[Row]:
         yield operation, kind, *relative_change(asked["none", "none"], asked[operation, kind])
 
 
-def updates(lm: LanguageModel, facts: Sequence[Fact], neurons: pd.DataFrame, seed: int) -> Iterator[Row]:
-    """How often an update takes the old answer away, and how often it brings the new one."""
-    own = experiments.own_neurons(facts, neurons.knowledge)
-    edits = experiments.choose_edits(lm, facts, own, known(lm, facts), seed)
-    for kind, table in experiments.update_facts(lm, facts, own, edits, seed).groupby("kind", sort=False):
-        if kind != "none":
-            for rate in ("change", "success"):
-                yield rate, kind, *mean_interval(table[rate])
+def updates(table: pd.DataFrame) -> Iterator[Row]:
+    """How often an update takes the old answer away and brings the new one, from the table of `update_facts`."""
+    for kind, edits in table[table.kind != "none"].groupby("kind", sort=False):
+        for rate in ("change", "success"):
+            yield rate, kind, *share_interval(edits[rate])
 
 
 def erasures(table: pd.DataFrame, facts: Sequence[Fact]) -> Iterator[Row]:
