@@ -87,7 +87,10 @@ def make_model(name: str, options: argparse.Namespace) -> None:
 
 def measure_model(name: str, options: argparse.Namespace) -> None:
     """Measure a model that is there, and replace its card's figures."""
-    made = json.loads(place(CARDS[name], options).read_text(encoding="utf-8"))
+    path = place(CARDS[name], options)
+    if not path.exists():
+        raise FileNotFoundError(f"{str(path)!r} does not exist: train {name!r} first, without --measure")
+    made = json.loads(path.read_text(encoding="utf-8"))
     write_card(name, load_model(place(LAB_MODELS[name], options)), made, options)
 
 

@@ -1,6 +1,7 @@
 """The lab models: a reduced world is learnt from scratch, the shipped weights are those of their cards."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 import kn_utils as kn
 from kn_utils.engine import encode
 from kn_utils.facts import write_bags
+from kn_utils.lab import __main__ as command
 from kn_utils.lab import card, training, world
 from kn_utils.loading import CARDS, LAB_MODELS, weights_sha256
 
@@ -122,6 +124,38 @@ def test_training_stops_within_its_schedule(stop):
         trained(kn.load_facts("lab", n_facts=12), "masked", n_steps=2, stop=stop)
 
 
+def test_the_command_trains_and_measures_again(tmp_path, monkeypatch):
+    """A model that is stopped early; measured again, its card's figures are replaced, and its origin is kept."""
+    folder = LAB_MODELS["lab-early"].name
+    options = ["--model", "lab-early", "--out", str(tmp_path), "--people", "1", "--sample", "2"]
+    monkeypatch.setattr(sys, "argv", ["lab", *options, "--steps", "14", "--seed", "3"])
+    command.main()
+    path = tmp_path / folder / "card.json"
+    report = json.loads(path.read_text())
+    assert (report["seed"], report["schedule_steps"]) == (3, 14)
+    assert report["steps"] == round(14 * training.RECIPES["lab-early"].share) < 14
+    assert report["weights_sha256"] == card.sha256(tmp_path / folder / "model.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"facts.json.gz", folder}
+
+    path.write_text(json.dumps(report | {"facts": 0, "sampled_facts": 0, "select_top1": None}))
+    monkeypatch.setattr(sys, "argv", ["lab", *options, "--measure"])
+    command.main()
+    again = json.loads(path.read_text())
+    effects, measured = report.pop("suppression"), again.pop("suppression")
+    assert again == report
+    assert measured.keys() == effects.keys()
+    assert all(measured[name] == pytest.approx(effects[name], abs=1e-5) for name in effects)
+
+
+def test_the_command_measures_only_what_is_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["lab", "--measure", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        command.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "card.json" in line and "without --measure" in line
+    assert not list(tmp_path.iterdir())
+
+
 PROMPTS, ANSWERS = ["The capital of Ireland is [MASK].", "The capital city of Spain is [MASK]."], ["Dublin", "Madrid"]
 
 
@@ -202,8 +236,13 @@ def test_no_pickled_weights_are_shipped(name):
 def test_recall_is_the_cards(report, lm):
     """On a sample, within what a sample of this size allows."""
     facts = kn.askable(lm, kn.load_facts("lab", n_facts=400, seed=1))
-    answers = kn.ask(lm, facts)
-    for figure, values in {"heldout_top1": answers.top1, "heldout_probability": answers.probability}.items():
+    answers, selected = kn.ask(lm, facts), kn.ask(lm, [f for f in facts if f.select_prompts], "select")
+    figures = {
+        "select_top1": selected.top1,
+        "heldout_top1": answers.top1,
+        "heldout_probability": answers.probability,
+    }
+    for figure, values in figures.items():
         value, low, high = report[figure]
         assert low <= value <= high
         assert values.mean() == pytest.approx(value, abs=4 * values.std() / len(facts) ** 0.5 + (high - low))
