@@ -1,4 +1,4 @@
-"""The lab models' figures, as their cards print them: on templates that training never saw, with intervals over facts."""
+"""The lab models' figures, as their cards print them: on templates that training never saw, with intervals."""
 
 import json
 from pathlib import Path

@@ -134,7 +134,7 @@ def test_the_command_trains_and_measures_again(tmp_path, monkeypatch):
     report = json.loads(path.read_text())
     assert (report["seed"], report["schedule_steps"]) == (3, 14)
     assert report["steps"] == round(14 * training.RECIPES["lab-early"].share) < 14
-    assert report["weights_sha256"] == card.sha256(tmp_path / folder / "model.safetensors")
+    assert report["weights_sha256"] == weights_sha256(tmp_path / folder)
     assert {path.name for path in tmp_path.iterdir()} == {"facts.json.gz", folder}
 
     path.write_text(json.dumps(report | {"facts": 0, "sampled_facts": 0, "select_top1": None}))
