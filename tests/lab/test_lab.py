@@ -269,8 +269,10 @@ def test_suppression_is_the_cards(report, lm):
 def test_the_cards_figures_meet_the_books_claims(name, report):
     suppression = {name: value for name, (value, _, _) in report["suppression"].items()}
     least, most = LEARNT[name]
+    assert least <= report["select_top1"][0] <= most
     assert least <= report["heldout_top1"][0] <= most
-    assert suppression["knowledge"] <= -0.30
+    assert suppression["knowledge"] <= (-0.15 if name == "lab-early" else -0.30)
+    assert suppression["knowledge"] < suppression["another fact"] - 0.1
     # The goal was a quarter of the knowledge neurons' effect. It is missed, and the card's page says so.
     assert suppression["knowledge"] < 1.5 * suppression["most active"] < 0
     assert abs(suppression["random"]) < 0.03
