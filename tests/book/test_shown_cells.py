@@ -12,6 +12,8 @@ FEW = 12  # facts, where a chapter computes
 def test_shown_cells_run_alone(path, tmp_path, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "1")
     notebook = nbformat.read(path, as_version=4)
+    if not any("kn_utils.page" in cell.source for cell in code(notebook)):
+        pytest.skip("its sentences are not claims yet")
     (parameters,) = code(notebook, "parameters")
     n_facts = assigned(parameters.source)["N_FACTS"]
     notebook.cells = [cell for cell in notebook.cells if is_shown(cell)]
