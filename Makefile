@@ -1,13 +1,14 @@
 # make book         run the notebooks, write the pages       make lab          open the notebooks
 # make test         lint and test                            make bench        measure speed, write its page
 # make test-lowest  test with the lower bounds               make test-latest  test with the newest of everything
+# make results      make the shipped result files again
 PYTHON ?= python3
 BIN    := .venv/bin
 READY  := .venv/.ready
 STRIP  := $(BIN)/nbstripout --keep-id --verify
 
 .DEFAULT_GOAL := book
-.PHONY: python env env-lowest env-latest book lab test test-lowest test-latest bench check-book clean
+.PHONY: python env env-lowest env-latest book lab results test test-lowest test-latest bench check-book clean
 
 python:
 	@$(PYTHON) -c 'import sys; sys.version_info < (3, 11) and sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.11")'
@@ -24,6 +25,10 @@ book: env
 
 lab: env
 	$(BIN)/jupyter lab notebooks
+
+results: env
+	HF_HUB_OFFLINE=1 $(BIN)/python -m kn_utils.paper.shipped
+	HF_HUB_OFFLINE=1 $(BIN)/python -m kn_utils.beyond.shipped_key
 
 test: env
 	$(BIN)/ruff check .

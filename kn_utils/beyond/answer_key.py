@@ -18,12 +18,14 @@ from ..asking import answer_probability
 from ..attribution import ffn_activations, knowledge_attribution
 from ..checks import list_of, one_of
 from ..data.files import write_atomically
+from ..data.shipped import versions
 from ..data.store import TENSORS, Store
 from ..engine.weights import is_edited
 from ..facts import Fact
 from ..models import LanguageModel, model_digest
 
 BASELINES = ("zero", "mean")
+EFFECTS = ("probability", "log_probability")
 CHUNK = 32  # facts whose ablations are saved together
 
 
@@ -33,6 +35,7 @@ class AnswerKey(NamedTuple):
     prompts: list[str]
     probability: Tensor  # P(w) - P(w_i at its baseline), (facts, layers, neurons)
     log_probability: Tensor  # the same of log P
+    about: dict  # how it was made: command, versions, digests of model and facts
 
 
 def one_prompt_each(facts: Sequence[Fact]) -> list[str]:
@@ -83,10 +86,10 @@ def answer_key(
         starts = tqdm(rows[::CHUNK], desc="Ablation", unit="chunk")
         chunks = [ablate(rows[first : first + CHUNK]) for first in starts]
     else:
-        about = _digest(lm, prompts, facts, baseline)
-        chunks = Store(claimed(out, about), about).chunks("ablation", rows, ablate, CHUNK, TENSORS)
-    effects = (torch.cat([chunk[name].to(lm.device) for chunk in chunks]) for name in AnswerKey._fields[1:])
-    return AnswerKey(prompts, *effects)
+        digest = key_digest(lm, facts, baseline)
+        chunks = Store(claimed(out, digest), digest).chunks("ablation", rows, ablate, CHUNK, TENSORS)
+    effects = (torch.cat([chunk[name].to(lm.device) for chunk in chunks]) for name in EFFECTS)
+    return AnswerKey(prompts, *effects, describe_key(lm, facts))
 
 
 def _start(lm: LanguageModel, facts: Sequence[Fact], baseline: str | Tensor) -> Tensor:
@@ -105,8 +108,18 @@ def _start(lm: LanguageModel, facts: Sequence[Fact], baseline: str | Tensor) -> 
 def _ablate(lm, prompts, answers, start) -> dict[str, Tensor]:
     options = {"path": "neuron", "baseline": start, "measure": "log_probability"}
     log_effect = knowledge_attribution(lm, prompts, answers, **options)  # log P(w) - log P(w_i at its baseline)
-    p = answer_probability(lm, prompts, answers)[:, None, None]
-    return {"probability": -p * torch.expm1(-log_effect), "log_probability": log_effect}
+    p = answer_probability(lm, prompts, answers)
+    return {"probability": effect_on_probability(p, log_effect), "log_probability": log_effect}
+
+
+def effect_on_probability(p: Tensor, log_effect: Tensor) -> Tensor:
+    """P(w) - P(w_i at its baseline) from P(w) and the effect on log P.
+
+    Args:
+        p: (facts,).
+        log_effect: (facts, layers, neurons).
+    """
+    return -p[:, None, None] * torch.expm1(-log_effect)
 
 
 def claimed(folder: str | Path, about: str) -> Path:
@@ -134,9 +147,22 @@ def claimed(folder: str | Path, about: str) -> Path:
     return folder
 
 
-def _digest(lm, prompts, facts, baseline) -> str:
+def describe_key(lm: LanguageModel, facts: Sequence[Fact]) -> dict:
+    """How a key of this model and these facts is made, whatever its baseline."""
+    asked = one_prompt_each(facts), [fact.answer for fact in facts]
+    return {
+        "command": "answer_key",
+        "model_digest": model_digest(lm),
+        "n_facts": len(facts),
+        "facts_digest": hashlib.sha256(repr(asked).encode()).hexdigest(),
+        "versions": versions(),
+    }
+
+
+def key_digest(lm: LanguageModel, facts: Sequence[Fact], baseline: str | Tensor) -> str:
     """sha256 of all that a key depends on."""
     if isinstance(baseline, Tensor):
         baseline = baseline.double().cpu().tolist()
-    about = repr((model_digest(lm), prompts, [fact.answer for fact in facts], baseline))
-    return hashlib.sha256(about.encode()).hexdigest()
+    about = describe_key(lm, facts)
+    wanted = repr((about["model_digest"], about["facts_digest"], baseline))
+    return hashlib.sha256(wanted.encode()).hexdigest()

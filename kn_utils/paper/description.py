@@ -3,9 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+from ..data.shipped import versions
 from ..facts import Fact
 from ..models import LanguageModel, model_digest
 from . import experiments
@@ -37,7 +37,7 @@ def describe(
         "precision": lm.precision,
         "parameters": {name.lower(): getattr(experiments, name) for name in constants},
         "code": code_digest(),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
+        "versions": versions(),
     }
     about = json.loads(json.dumps(about))  # as it will be read
     return about | {"fingerprint": hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()}

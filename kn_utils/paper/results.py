@@ -92,7 +92,8 @@ def read_results(path: str | Path) -> Results:
 def write_results(path: str | Path, about: dict, facts: pd.DataFrame, made: dict[str, pd.DataFrame]) -> Results:
     """Write the result file, at once, and return what `read_results` reads from it.
 
-    The rows of a table stand with their fact, as a list; no list, if the table was not `made`.
+    The rows of a table stand with their fact, as a list; no list, if the table was not `made`. Their numbers and the
+    scores have single precision, as the models have.
     """
     packed = facts.copy()
     for name in (*KINDS, "scores"):
@@ -100,8 +101,9 @@ def write_results(path: str | Path, about: dict, facts: pd.DataFrame, made: dict
     for name in tables():
         packed[name] = _nest(made.get(name), len(facts))
     table = pa.Table.from_pandas(packed, preserve_index=False)
-    table = table.replace_schema_metadata({ABOUT: json.dumps(about, sort_keys=True)})
-    write_table(table, path)
+    types = [_single(field.type) if pa.types.is_list(field.type) else field.type for field in table.schema]
+    schema = pa.schema(zip(table.column_names, types, strict=True), {ABOUT: json.dumps(about, sort_keys=True)})
+    write_table(table.cast(schema), path)
     return read_results(path)
 
 
@@ -117,7 +119,7 @@ def neurons_of(lists) -> list[Neuron]:
 
 
 def scores_of(lists) -> dict[Neuron, float]:
-    return {Neuron(int(layer), int(index)): score for layer, index, score in lists}
+    return {Neuron(int(layer), int(index)): float(score) for layer, index, score in lists}
 
 
 def _check_neurons(column: pa.ChunkedArray, name: str, n_layers: int, n_neurons: int) -> None:
@@ -134,6 +136,15 @@ def _check_neurons(column: pa.ChunkedArray, name: str, n_layers: int, n_neurons:
     if not right.all():
         wrong = numbers[~right][0].tolist()
         raise ValueError(f"{name} has the neuron {wrong}, the model {n_layers} layers of {n_neurons} neurons")
+
+
+def _single(kind: pa.DataType) -> pa.DataType:
+    """The type with single precision in place of double."""
+    if pa.types.is_list(kind):
+        return pa.list_(_single(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _single(field.type)) for field in kind])
+    return pa.float32() if pa.types.is_float64(kind) else kind
 
 
 def _nest(rows: pd.DataFrame | None, n_facts: int) -> list[list[dict] | None]:

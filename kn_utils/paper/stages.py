@@ -45,9 +45,7 @@ class Run:
 
     def results(self, experiment: str) -> Results:
         """Make what `experiment` needs, beside what was made before, and write the result file."""
-        wanted = {"find"} | {name for name in EXPERIMENTS if experiment in ("all", name)}
-        if not has_update(self.lm):
-            wanted -= {name for name in wanted & EXPERIMENTS.keys() if EXPERIMENTS[name].needs_update}
+        wanted = self.wanted(experiment)
         if made := self.made():
             if wanted <= set(made.about["experiments"]):
                 return made
@@ -64,6 +62,11 @@ class Run:
         rows = pd.concat([about_facts, self.coarse[["n_prompts", "scores"]], self.neurons, self.known], axis=1)
         about = self.about | {"experiments": [name for name in choices() if name in wanted]}
         return write_results(self.folder / "results.parquet", about, rows, tables)
+
+    def wanted(self, experiment: str) -> set[str]:
+        """What `experiment` asks for and this model has."""
+        wanted = {name for name in EXPERIMENTS if experiment in ("all", name)}
+        return {"find"} | {name for name in wanted if has_update(self.lm) or not EXPERIMENTS[name].needs_update}
 
     def table(self, name: str) -> pd.DataFrame:
         """The table of one experiment, in chunks."""
