@@ -21,7 +21,7 @@ def describe(
     lm: LanguageModel, model: str, facts: Sequence[Fact], source: str, seed: int, bags: list[Bag], measure: str
 ) -> dict:
     """All that the results depend on, and its fingerprint."""
-    constants = ("THRESHOLDS", "FACTORS", "ERASED", "N_ERASED", "OWN", "EDITS_PER_RELATION", "BYSTANDERS", "MEASURED")
+    constants = "KINDS THRESHOLDS FACTORS ERASED N_ERASED OWN EDITS_PER_RELATION BYSTANDERS MEASURED".split()
     about = {
         "model": model,
         "revision": getattr(lm.model.config, "_commit_hash", None),

@@ -50,7 +50,7 @@ def plan_effects(run: Run) -> Plan:
 
     def compute(rows):
         table = experiments.suppress_amplify(run.lm, run.part(rows), run.neurons.iloc[rows])
-        return table.assign(fact=table.fact + rows[0])
+        return table.assign(fact=[rows[i] for i in table.fact])
 
     return Plan(len(run.facts), compute)
 

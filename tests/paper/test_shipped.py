@@ -1,0 +1,174 @@
+"""The shipped result files: a sample of each is computed again; how they are found, refused and made."""
+
+import random
+from copy import deepcopy
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from common import one_line_error
+
+import kn_utils as kn
+from kn_utils.data.shipped import how_made, time_left
+from kn_utils.paper import chapter, experiments, shipped
+from kn_utils.paper.chapter import results_or_run
+from kn_utils.paper.description import describe
+from kn_utils.paper.experiments import THRESHOLDS
+from kn_utils.paper.prompt_types import bags_of
+from kn_utils.paper.registry import EXPERIMENTS
+from kn_utils.paper.results import read_results
+from kn_utils.paper.runs import run_experiments
+from kn_utils.paper.stages import Run
+from kn_utils.prompts import askable
+from kn_utils.refinement import another_facts_neurons, coarse_counts, shared_neurons
+
+N_FACTS, N_EDITS = 12, 2  # of each file, computed again
+CLOSE = 1e-5  # of the highest score
+SHARES = [i / 100 for i in range(40, 101, 5)]  # the values of p that six steps of 0.05 can reach
+
+
+class Sample:
+    """Some facts of a shipped file, and what is computed again for them."""
+
+    def __init__(self, name, folder):
+        arguments = shipped.RUNS[name]
+        self.results = read_results(shipped.FOLDER / f"{name}.parquet")
+        lm = kn.load_model(arguments["model"], device="cpu")
+        facts = askable(lm, kn.load_facts(arguments["facts"], n_facts=arguments.get("n_facts")))
+        bags = bags_of(facts, arguments["facts"], None)
+        about = describe(lm, arguments["model"], facts, arguments["facts"], 0, bags, "probability")
+        self.run = Run(lm, facts, bags, about, folder / "whole", 64)
+        self.run.known, self.run.neurons = self.results.facts.known, self.results.facts
+        own = experiments.own_neurons(facts, self.results.facts.knowledge)
+        self.edits = experiments.choose_edits(lm, facts, own, self.results.facts.known)
+        rng = random.Random(0)
+        self.edited = rng.sample(self.edits.fact.tolist(), N_EDITS)
+        self.rows = sorted({*rng.sample(range(len(facts)), N_FACTS), *self.edited})
+        part = Run(lm, self.run.part(self.rows), [], about, folder / "part", 64)
+        self.known, self.coarse = part.ask().known, part.find()
+        self.scores = kn.knowledge_attributions(lm, part.facts)
+        self.activations = [kn.ffn_activations(lm, fact.prompts) for fact in part.facts]
+        most_active = self.results.facts["most active"].map(sorted)
+        most_active[self.rows] = self.coarse["most active"].tolist()
+        self.run.coarse = pd.DataFrame({"most active": most_active})
+        made = self.results.about["experiments"]
+        self.tables = {e.table: self.computed(e) for name, e in EXPERIMENTS.items() if name in made}
+
+    def computed(self, experiment):
+        """The rows of an experiment's table that are of sampled facts; of its items, one is one fact or one edit."""
+        plan, items = experiment.plan(self.run), self.rows
+        if experiment.table == "updates":
+            items = [self.edits.fact.tolist().index(i) for i in self.edited]
+        assert plan.n_items == (len(self.edits) if experiment.table == "updates" else len(self.run.facts))
+        return plan.compute(items)
+
+
+@pytest.fixture(scope="module", params=shipped.RUNS)
+def sample(request, tmp_path_factory):
+    return Sample(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def differences(sample, results):
+    """What of the sampled facts is not in `results` as it was computed again."""
+    facts, found = results.facts.loc[sample.rows].reset_index(drop=True), set()
+    if facts.known.tolist() != sample.known.tolist():
+        found.add("known")
+    for row, again in zip(facts.itertuples(), sample.coarse.itertuples(), strict=True):
+        if not same_scores(row.scores, again.scores):
+            found.add("scores")
+    for kind, scores in (("knowledge", sample.scores), ("activation", sample.activations)):
+        for _, group in facts.groupby("relation"):
+            shares = group.share.unique() if kind == "knowledge" else SHARES
+            if not any(all(same_set(scores[i], group[kind][i], kind, p) for i in group.index) for p in shares):
+                found.add(kind)
+    for active, own, top in zip(sample.activations, facts.knowledge, facts["most active"], strict=True):
+        mean = active.mean(0)
+        lowest = mean.flatten().topk(len(own)).values.min() if own else 0
+        if len(top) != len(own) or any(mean[neuron] < lowest - CLOSE * mean.max() for neuron in top):
+            found.add("most active")
+    others = another_facts_neurons(sample.run.facts, results.facts.knowledge, 0)
+    for i, own, drawn, other in zip(sample.rows, facts.knowledge, facts.random, facts["another fact"], strict=True):
+        if drawn != kn.random_neurons(own, results.n_neurons, i):
+            found.add("random")
+        if other != others[i]:
+            found.add("another fact")
+    for name, table in sample.tables.items():
+        if not same_rows(results.tables[name], table):
+            found.add(name)
+    edits = results.updates[["fact", "new"]].drop_duplicates() if len(results.updates) else sample.edits
+    if sorted(edits.itertuples(index=False)) != sorted(sample.edits.itertuples(index=False)):
+        found.add("updates")
+    return found
+
+
+def same_scores(scores, again):
+    """Equal to 1e-5 of the highest; what only one of them has lies that close to 0.1 of it."""
+    highest = max(again.values())
+    both = scores.keys() & again.keys()
+    only = {**{n: scores[n] for n in scores.keys() - both}, **{n: again[n] for n in again.keys() - both}}
+    return all(abs(scores[n] - again[n]) <= CLOSE * highest for n in both) and all(
+        abs(score - 0.1 * highest) <= CLOSE * highest for score in only.values()
+    )
+
+
+def same_set(scores, neurons, kind, share):
+    """Equal but for neurons whose scores are within 1e-5 of a prompt's highest from the threshold."""
+    t, least = THRESHOLDS[kind], min(3, len(scores))
+    few, many = (
+        shared_neurons(coarse_counts(scores, threshold), len(scores), share, least)
+        for threshold in (t + CLOSE, t - CLOSE)
+    )
+    return few <= neurons <= many
+
+
+def same_rows(table, again):
+    """Whether the rows of these facts are those computed again, numbers equal to 1e-5 and 0.1 %."""
+    names = [column for column in again if not pd.api.types.is_float_dtype(again[column])]
+    numbers = [column for column in again if column not in names]
+    own = table[table.fact.isin(again.fact)]
+    both = own.merge(again, on=names, suffixes=("", " again"))
+    if not len(both) == len(own) == len(again):
+        return False
+    return all(np.allclose(both[n], both[f"{n} again"], rtol=1e-3, atol=CLOSE, equal_nan=True) for n in numbers)
+
+
+def test_a_sample_computed_again_is_what_is_shipped(sample):
+    assert differences(sample, sample.results) == set()
+
+
+def first_with(sample, kind):
+    """A sampled fact that has neurons of this kind."""
+    return next(i for i in sample.rows if len(sample.results.facts[kind][i]) > 1)
+
+
+@pytest.mark.parametrize("kind", experiments.KINDS)
+def test_a_changed_set_is_noticed(sample, kind):
+    changed = deepcopy(sample.results)
+    changed.facts[kind][first_with(sample, kind)].pop()
+    assert kind in differences(sample, changed)
+
+
+def test_a_changed_score_is_noticed(sample):
+    changed = deepcopy(sample.results)
+    scores = changed.facts.scores[sample.rows[3]]
+    scores[max(scores, key=scores.get)] *= 1 + 1e-4
+    assert differences(sample, changed) == {"scores"}
+
+
+def test_another_fact_that_is_known_is_noticed(sample):
+    changed = deepcopy(sample.results)
+    changed.facts.loc[sample.rows[0], "known"] ^= True
+    assert "known" in differences(sample, changed)
+
+
+@pytest.mark.parametrize("table", [experiment.table for experiment in EXPERIMENTS.values()])
+def test_a_changed_effect_is_noticed(sample, table):
+    if table not in sample.tables:
+        pytest.skip("not in this file")
+    rows = sample.tables[table]
+    number = next(column for column in rows if pd.api.types.is_float_dtype(rows[column]))
+    changed = deepcopy(sample.results)
+    row = changed.tables[table].index[changed.tables[table].fact == rows.fact[0]][-1]
+    changed.tables[table].loc[row, number] += 0.002
+    assert differences(sample, changed) == {table}
