@@ -5,10 +5,18 @@ import torch
 from common import shared_file, tiny_model
 
 import kn_utils as kn
+from kn_utils.data import download
 
 
 def pytest_addoption(parser):
     parser.addoption("--write-pages", action="store_true", help="write what the tests say into the book's tables")
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache folder in place of the user's."""
+    monkeypatch.setattr(download.platformdirs, "user_cache_dir", lambda name: str(tmp_path / "cache" / name))
+    return tmp_path / "cache" / "kn_utils"
 
 
 @pytest.fixture(scope="session")

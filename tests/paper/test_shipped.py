@@ -1,24 +1,23 @@
 """The shipped result files: a sample of each is computed again; how they are found, refused and made."""
 
 import random
+import sys
 from copy import deepcopy
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from common import one_line_error
 
 import kn_utils as kn
 from kn_utils.data.shipped import how_made, time_left
-from kn_utils.paper import chapter, experiments, shipped
+from kn_utils.paper import experiments, runs, shipped
 from kn_utils.paper.chapter import results_or_run
 from kn_utils.paper.description import describe
 from kn_utils.paper.experiments import THRESHOLDS
 from kn_utils.paper.prompt_types import bags_of
 from kn_utils.paper.registry import EXPERIMENTS
-from kn_utils.paper.results import read_results
-from kn_utils.paper.runs import run_experiments
+from kn_utils.paper.results import read_results, write_results
 from kn_utils.paper.stages import Run
 from kn_utils.prompts import askable
 from kn_utils.refinement import another_facts_neurons, coarse_counts, shared_neurons
@@ -172,3 +171,89 @@ def test_a_changed_effect_is_noticed(sample, table):
     row = changed.tables[table].index[changed.tables[table].fact == rows.fact[0]][-1]
     changed.tables[table].loc[row, number] += 0.002
     assert differences(sample, changed) == {table}
+
+
+FOUND = {"model": "lab", "facts": "lab", "experiment": "find", "n_facts": 4}
+
+
+@pytest.fixture
+def package(monkeypatch, tmp_path, cache, lab):
+    """An empty folder of shipped files, and one small run that belongs there."""
+    monkeypatch.setattr(runs, "load_model", lambda *args: lab)
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path / "results")
+    monkeypatch.setattr(shipped, "RUNS", {"few": FOUND})
+    return tmp_path / "results"
+
+
+def ship(monkeypatch, *names):
+    monkeypatch.setattr(sys, "argv", ["shipped", *names])
+    shipped.main()
+
+
+def test_the_command_continues_and_its_file_is_found_by_the_same_run_only(package, cache, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(experiments, "refine", stop)
+        ship(monkeypatch, "few")
+    assert not package.exists() and list(cache.rglob("find/*.parquet"))
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "find_coarse", None)  # was made before
+        ship(monkeypatch)
+    assert [path.name for path in package.iterdir()] == ["few.parquet"]
+    capsys.readouterr()
+    monkeypatch.setattr(Run, "results", lambda run, experiment: "run")
+    assert results_or_run("", **FOUND).about["command"] == "make results"
+    assert capsys.readouterr().out == ""
+    for change in {"n_facts": 3}, {"seed": 1}, {"experiment": "suppress_amplify"}, {"measure": "log_probability"}:
+        assert results_or_run("", **FOUND | change) == "run"
+        assert "not used" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", shipped.STALE)
+def test_a_file_made_otherwise_is_named_and_not_used(package, monkeypatch, capsys, key):
+    ship(monkeypatch)
+    path = package / "few.parquet"
+    results = read_results(path)
+    write_results(path, results.about | {key: "another"}, results.facts, {})
+    capsys.readouterr()
+    assert "command" not in results_or_run("", **FOUND).about
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "few.parquet" in line and key in line and "not used" in line
+
+
+def test_a_damaged_file_is_named_and_not_used(package, monkeypatch, capsys):
+    ship(monkeypatch)
+    path = package / "few.parquet"
+    path.write_bytes(path.read_bytes()[:-50])
+    capsys.readouterr()
+    assert "command" not in results_or_run("", **FOUND).about
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "few.parquet" in line and "not used" in line and "damaged" in line
+
+
+def test_an_unknown_name_is_refused(package, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        ship(monkeypatch, "many")
+    assert "'many'" in capsys.readouterr().err and not package.exists()
+
+
+def test_every_file_is_there_and_the_folder_is_small():
+    files = list(shipped.FOLDER.iterdir())
+    assert {*shipped.RUNS, "answer_key"} == {path.stem for path in files}
+    assert sum(path.stat().st_size for path in files) < 6e6  # bytes
+
+
+@pytest.mark.parametrize("name", shipped.RUNS)
+def test_how_it_was_made_is_one_line_with_all_that_identifies_it(name):
+    about = read_results(shipped.FOLDER / f"{name}.parquet").about
+    line = how_made(about)
+    for part in ("make results", about["model_digest"][:8], about["facts_digest"][:8], f"{about['n_facts']:,} facts"):
+        assert part in line
+    assert all(f"{library} {number}" in line for library, number in about["versions"].items()) and "\n" not in line
+
+
+def test_a_duration_in_words():
+    spans = [timedelta(seconds=40), timedelta(minutes=5), timedelta(hours=2.5)]
+    assert [time_left(span.total_seconds()) for span in spans] == ["less than a minute", "5 minutes", "2.5 hours"]
