@@ -2,7 +2,7 @@
 
 import random
 import sys
-from copy import deepcopy
+from copy import copy
 from datetime import timedelta
 
 import numpy as np
@@ -17,7 +17,7 @@ from kn_utils.paper.description import describe
 from kn_utils.paper.experiments import THRESHOLDS
 from kn_utils.paper.prompt_types import bags_of
 from kn_utils.paper.registry import EXPERIMENTS
-from kn_utils.paper.results import read_results, write_results
+from kn_utils.paper.results import Results, read_results, write_results
 from kn_utils.paper.stages import Run
 from kn_utils.prompts import askable
 from kn_utils.refinement import another_facts_neurons, coarse_counts, shared_neurons
@@ -31,7 +31,7 @@ class Sample:
     """Some facts of a shipped file, and what is computed again for them."""
 
     def __init__(self, name, folder):
-        arguments = shipped.RUNS[name]
+        self.name, arguments = name, shipped.RUNS[name]
         self.results = read_results(shipped.FOLDER / f"{name}.parquet")
         lm = kn.load_model(arguments["model"], device="cpu")
         facts = askable(lm, kn.load_facts(arguments["facts"], n_facts=arguments.get("n_facts")))
@@ -136,6 +136,18 @@ def test_a_sample_computed_again_is_what_is_shipped(sample):
     assert differences(sample, sample.results) == set()
 
 
+def test_it_is_found_by_the_run_that_it_is_of(sample, capsys):
+    experiment = shipped.RUNS[sample.name].get("experiment", "all")
+    assert shipped.shipped_results(sample.run, experiment).about == sample.results.about
+    assert capsys.readouterr().out == ""
+
+
+def copy_of(results):
+    """Results that can be changed: their sets and scores, too, are copies."""
+    facts = results.facts.assign(**{name: results.facts[name].map(copy) for name in (*experiments.KINDS, "scores")})
+    return Results(results.about, facts, {name: table.copy() for name, table in results.tables.items()})
+
+
 def first_with(sample, kind):
     """A sampled fact that has neurons of this kind."""
     return next(i for i in sample.rows if len(sample.results.facts[kind][i]) > 1)
@@ -143,20 +155,20 @@ def first_with(sample, kind):
 
 @pytest.mark.parametrize("kind", experiments.KINDS)
 def test_a_changed_set_is_noticed(sample, kind):
-    changed = deepcopy(sample.results)
+    changed = copy_of(sample.results)
     changed.facts[kind][first_with(sample, kind)].pop()
     assert kind in differences(sample, changed)
 
 
 def test_a_changed_score_is_noticed(sample):
-    changed = deepcopy(sample.results)
+    changed = copy_of(sample.results)
     scores = changed.facts.scores[sample.rows[3]]
     scores[max(scores, key=scores.get)] *= 1 + 1e-4
     assert differences(sample, changed) == {"scores"}
 
 
 def test_another_fact_that_is_known_is_noticed(sample):
-    changed = deepcopy(sample.results)
+    changed = copy_of(sample.results)
     changed.facts.loc[sample.rows[0], "known"] ^= True
     assert "known" in differences(sample, changed)
 
@@ -167,7 +179,7 @@ def test_a_changed_effect_is_noticed(sample, table):
         pytest.skip("not in this file")
     rows = sample.tables[table]
     number = next(column for column in rows if pd.api.types.is_float_dtype(rows[column]))
-    changed = deepcopy(sample.results)
+    changed = copy_of(sample.results)
     row = changed.tables[table].index[changed.tables[table].fact == rows.fact[0]][-1]
     changed.tables[table].loc[row, number] += 0.002
     assert differences(sample, changed) == {table}
