@@ -29,6 +29,7 @@ from kn_utils.data.tables import write_table
 from kn_utils.lab.training import split_words
 from kn_utils.paper import __main__ as main
 from kn_utils.paper import description, experiments
+from kn_utils.paper.experiments import KINDS
 from kn_utils.paper.registry import EXPERIMENTS, Experiment, Plan, tables
 from kn_utils.paper.results import ABOUT, read_results
 from kn_utils.paper.runs import run_experiments
@@ -71,7 +72,7 @@ def read_bytes(folder):
 def test_results_are_complete(finished):
     folder, results = finished
     assert len(results.facts) == N_FACTS
-    assert len(results.effects) == N_FACTS * 2 * (1 + 2 * 4)
+    assert len(results.effects) == N_FACTS * 2 * (1 + 2 * len(KINDS))
     assert set(results.updates.kind) == {"none", "knowledge", "random"}
     assert set(results.erasures.erased) == {"none", "P19"}
     assert results.about["model"] == "lab" and results.about["seed"] == 0
@@ -455,5 +456,5 @@ def test_the_command_takes_any_bert_and_pararel(n_facts, shape, pararel_file, tm
     results = read_results(tmp_path / "out")
     assert [(f.subject, f.answer) for f in facts] == list(zip(results.facts.subject, results.facts.answer, strict=True))
     assert results.n_layers == shape.get("num_hidden_layers", 3)
-    assert len(results.effects) == n_facts * 2 * (1 + 2 * 4) and results.effects.log_probability.lt(0).all()
+    assert len(results.effects) == n_facts * 2 * (1 + 2 * len(KINDS)) and results.effects.log_probability.lt(0).all()
     assert set(results.erasures.erased) == {"none", "P19"}
