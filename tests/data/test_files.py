@@ -149,7 +149,8 @@ def small_results(path, about=RUN_ABOUT, **columns):
     facts = pd.DataFrame({
         "subject": ["Perú", "Ireland"], "relation": "P36(capital)", "answer": ["Lima", "Dublin"], "n_prompts": 9,
         "share": 0.7, "known": [True, False], "knowledge": [{N(0, 1), N(2, 5)}, set()], "activation": [{N(1, 1)}] * 2,
-        "most active": [{N(1, 2)}] * 2, "random": [{N(1, 3)}] * 2, "another fact": [set(), {N(0, 1)}], "scores": [{N(0, 1): 0.5, N(2, 5): 0.1}, {}],
+        "most active": [{N(1, 2)}] * 2, "random": [{N(1, 3)}] * 2, "another fact": [set(), {N(0, 1)}],
+        "scores": [{N(0, 1): 0.5, N(2, 5): 0.1}, {}],
     })  # fmt: skip
     rows = [(i, p, "suppress", k, i + 0.5) for i in range(2) for p in ("find", "heldout") for k in KINDS]
     effects = pd.DataFrame(rows, columns=["fact", "prompts", "operation", "kind", "probability"])

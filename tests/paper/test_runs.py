@@ -73,7 +73,7 @@ def test_results_are_complete(finished):
     folder, results = finished
     assert len(results.facts) == N_FACTS
     assert len(results.effects) == N_FACTS * 2 * (1 + 2 * len(KINDS))
-    assert set(results.updates.kind) == {"none", "knowledge", "random"}
+    assert set(results.updates.kind) == {"none", *KINDS} - {"activation"}
     assert set(results.erasures.erased) == {"none", "P19"}
     assert results.about["model"] == "lab" and results.about["seed"] == 0
     assert (results.n_layers, results.n_neurons) == (4, 512)
@@ -393,8 +393,10 @@ def test_bad_result_files_are_named(finished, tmp_path):
     write_table(table.drop_columns(["erasures"]).replace_schema_metadata(table.schema.metadata), older)
     results = read_results(older)
     assert results.erasures.empty and results.effects.equals(finished[1].effects)
-    write_table(table.drop_columns(["random"]).replace_schema_metadata(table.schema.metadata), older)
-    with one_line_error(ValueError, older, "random", "run again"):
+    write_table(table.drop_columns(["another fact"]).replace_schema_metadata(table.schema.metadata), older)
+    assert read_results(older).facts.columns.tolist() == [c for c in finished[1].facts if c != "another fact"]
+    write_table(table.drop_columns(["knowledge"]).replace_schema_metadata(table.schema.metadata), older)
+    with one_line_error(ValueError, older, "knowledge", "run again"):
         read_results(older)
 
 
@@ -418,7 +420,7 @@ def test_a_causal_model_is_asked_what_it_can_answer(small_chunks, tmp_path):
     assert results.facts.subject.tolist() == [fact.subject for fact in facts]
     assert results.facts.n_prompts.tolist() == [len(fact.prompts) for fact in facts]
     assert not {"T1", "T5"} - set(results.activations.type)
-    assert set(results.updates.kind) == {"none", "knowledge", "random"}
+    assert set(results.updates.kind) == {"none", *KINDS} - {"activation"}
 
 
 def test_no_fact_for_a_causal_model(tmp_path):
