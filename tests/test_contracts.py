@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import kn_utils as kn
 from kn_utils import Fact, Neuron, checks
 from kn_utils.beyond import leaderboard
-from kn_utils.beyond import names as naming
 from kn_utils.beyond.answer_key import answer_key
 from kn_utils.beyond.names import (
     ask_relatives,
@@ -280,7 +279,7 @@ TAKE_COUNTS = {  # and the least that each takes
     "n_prompts": (lambda lm, n: shared_neurons({}, n), 1),
     "n of relatives": (lambda lm, n: relatives(FACTS[0], FACTS, n), 0),
     "n of prompts": (lambda lm, n: prompt_types.typed_prompts(FACTS, prompt_types.prompt_bags(FACTS), n), 1),
-    "n_facts": (lambda lm, n: naming.comparable_facts(FACTS, n), 1),
+    "n_facts": (lambda lm, n: comparable_facts(FACTS, n), 1),
     "frequent": (lambda lm, n: experiments.frequent_neurons([], n), 0),
     "n_planted": (lambda lm, n: leaderboard.planted_leaderboard(lm, FACTS, FACTS, n_planted=n), 1),
 }
