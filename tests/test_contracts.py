@@ -16,15 +16,10 @@ import kn_utils as kn
 from kn_utils import Fact, Neuron, checks
 from kn_utils.beyond import leaderboard
 from kn_utils.beyond.answer_key import answer_key
-from kn_utils.beyond.names import (
-    ask_relatives,
-    comparable_facts,
-    name_neurons,
-    prompt_labels,
-    relatives,
-    variance_shares,
-)
+from kn_utils.beyond.kin import ask_relatives, comparable_facts, relatives
+from kn_utils.beyond.names import activation_steps, mean_activity, name_neurons
 from kn_utils.beyond.planting import plant_fact
+from kn_utils.beyond.variance import prompt_labels, variance_shares
 from kn_utils.editing import factors_of
 from kn_utils.paper import experiments, prompt_types, sharing
 from kn_utils.refinement import coarse_counts, share_from_counts, shared_neurons
@@ -103,6 +98,7 @@ TAKE_NEURONS = {  # every public function that takes neurons
     "factors": lambda lm, n: factors_of(lm, [n], 2.0),
     "random": lambda lm, n: sorted(kn.random_neurons(n, N_NEURONS)),
     "relatives": lambda lm, n: ask_relatives(lm, FACTS[0], {}, {"own": n}).to_numpy().tolist(),
+    "steps": lambda lm, n: sorted(activation_steps(torch.rand(3, lm.n_layers, N_NEURONS), FACTS, [n, [], []]).index),
     "prompts": lambda lm, n: prompt_types.prompt_activations(
         lm, pd.DataFrame({"fact": [0], "type": ["T1"], "prompt": PROMPTS[:1]}), [n]
     ),
@@ -196,6 +192,7 @@ TAKE_FACTS = {
     "ask_scaled": lambda lm, facts: kn.ask_scaled(lm, facts, [([[(0, 1)]] * 3, 0.0)])[1].log_odds.tolist(),
     "answer key": lambda lm, facts: answer_key(lm, facts, "zero").probability,
     "comparable": lambda lm, facts: len(comparable_facts(facts)),
+    "activity": lambda lm, facts: mean_activity(lm, facts),
     "labels": lambda lm, facts: prompt_labels(facts).to_numpy().tolist(),
     "relatives": lambda lm, facts: sorted(f.answer for f in relatives(FACTS[0], facts, n=9)["same relation"]),
     "own": lambda lm, facts: experiments.own_neurons(facts, [{Neuron(0, 1)}] * 3),
@@ -432,6 +429,12 @@ def test_variance_shares_of_damaged_activations():
         variance_shares(torch.rand(0, 4), LABELS[:0])
 
 
+def test_steps_of_damaged_activity():
+    for damaged in (with_nan(torch.rand(3, 2, 4)), torch.rand(3, 4), None):
+        with one_line_error((TypeError, ValueError), "activity", "pass"):
+            activation_steps(damaged, FACTS, [[], [], []])
+
+
 # ---------------------------------------------------------------- samples
 
 samples = st.lists(st.floats(0.01, 1), min_size=1, max_size=6)
@@ -550,7 +553,7 @@ def test_tables_that_lack_columns_or_rows():
         sharing.describe(in_table({Neuron(3, 1)}), 3)
     with one_line_error(TypeError, "single Neuron"):
         sharing.describe(in_table(Neuron(0, 1)), 3)
-    with one_line_error(ValueError, "neuron_shares()"):
+    with one_line_error(ValueError, "activation_steps()"):
         name_neurons(table)
 
 

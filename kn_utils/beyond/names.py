@@ -73,8 +73,13 @@ def activation_steps(activity: Tensor, facts: Sequence[Fact], sets: Sequence[Col
     Returns:
         One row per fact and neuron, indexed by row (the place in `facts`), layer and index; columns ("step", name) in
         units of activation and ("p", name) for each of NAMES. NaN where a fact lacks the others that it takes.
+
+    Raises:
+        ValueError: activity of another shape or not finite, lists of different lengths, or a neuron outside the model.
     """
     facts = list_of("facts", facts, Fact)
+    if getattr(activity, "ndim", 0) != 3 or not (activity := torch.as_tensor(activity)).isfinite().all():
+        raise ValueError("activity is not finite (facts, layers, neurons): pass that of mean_activity()")
     same_length(activity=activity, facts=facts, sets=sets)
     about = pd.DataFrame([(fact.subject, fact.relation, fact.answer) for fact in facts], columns=FACT)
     sets = neuron_sets(tuple(activity.shape[1:]), sets, "sets")
