@@ -177,7 +177,7 @@ def _p_values(y: pd.DataFrame, steps: dict[str, pd.DataFrame], about: pd.DataFra
 def _mann_whitney(wins: pd.DataFrame, n: np.ndarray, n_others: np.ndarray) -> pd.DataFrame:
     """The chance of at least so many wins of n facts over n_others, if their order is random (normal limit)."""
     z = (wins - n * n_others / 2) / np.sqrt(n * n_others * (n + n_others + 1) / 12)
-    return z.apply(norm.sf)
+    return pd.DataFrame(norm.sf(z), z.index, z.columns)
 
 
 def _q_values(p: pd.Series) -> pd.Series:
