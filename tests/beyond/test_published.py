@@ -176,21 +176,8 @@ def test_read_from_a_path(tmp_path, name):
         json.dumps({key: ROW[key] for key in ROW if key != "answer"}).encode(),
     ],
     ids=[
-        "empty",
-        "a list",
-        "cut",
-        "cut gzip",
-        "unknown relation",
-        "three numbers",
-        "no neurons",
-        "no such layer",
-        "no such neuron",
-        "below zero",
-        "half a neuron",
-        "a truth value",
-        "a number as a name",
-        "deep",
-        "no answer",
+        "empty", "a list", "cut", "cut gzip", "unknown relation", "three numbers", "no neurons", "no such layer",
+        "no such neuron", "below zero", "half a neuron", "a truth value", "a number as a name", "deep", "no answer",
     ],  # fmt: skip
 )
 def test_a_damaged_file_is_named(tmp_path, content):
