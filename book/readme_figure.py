@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-CHAPTER, FIGURE = "notebooks/what_happens_if_we_switch_them_off.ipynb", "fig-ch5-relations"
+CHAPTER, FIGURE = "notebooks/does_it_hold_for_every_fact.ipynb", "fig-every-relations"
 
 
 def figure_png(notebook, name):
