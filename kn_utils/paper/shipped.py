@@ -13,6 +13,7 @@ from .stages import Run
 
 RUNS = {  # each file's name, and the arguments of its run; all others are as in `run_experiments`
     "lab": {"model": "lab", "facts": "lab"},
+    "lab-early": {"model": "lab-early", "facts": "lab", "experiment": "suppress_amplify"},
 }
 ANOTHER_RUN = ("n_facts", "seed", "measure", "precision")  # if these differ, the file is of another run
 STALE = ("model_digest", "facts_digest", "sentences_digest", "parameters")  # if only these differ, it is too old
