@@ -18,7 +18,7 @@ FIGURE = ROOT / "book/_static/library_map.svg"
 # or a folder. It may import from the rows below it and from no other.
 FLOORS = {
     "Around it": [{"lab": 150, "figures": 405}],
-    "What it is used for": [{"beyond": 150}, {"paper": 150}],
+    "What it is used for": [{"beyond": 150}, {"paper": 150, "page": 405}],
     "The method": [
         {"command_line": 60, "attribution": 185, "refinement": 288, "asking": 385},
         {"loading": 120, "editing": 350, "stats": 422},
