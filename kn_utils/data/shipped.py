@@ -16,12 +16,13 @@ def how_made(about: dict) -> str:
     """One line on how results were made: command, versions, and the first digits of the model's and facts' SHA-256.
 
     Args:
-        about: of a run's results, or of an answer key.
+        about: of a run's results, or of an answer key. What an older file does not say is left out.
     """
-    numbers = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
-    model, facts = (about.get(f"{of}_digest", "unknown")[:8] for of in ("model", "facts"))
-    command, n_facts = about.get("command", "python -m kn_utils.paper"), about.get("n_facts", "unknown")
-    return f"made by `{command}` with {numbers}; SHA-256 of the model {model}, of the {n_facts:,} facts {facts}"
+    made = ", ".join(f"{name} {number}" for name, number in about.get("versions", {}).items())
+    parts = [f"made by `{about.get('command', 'python -m kn_utils.paper')}`", f"({made})" if made else ""]
+    model, facts = (about.get(f"{of}_digest", "")[:8] for of in ("model", "facts"))
+    parts += [f"from model {model} and {about['n_facts']:,} facts {facts}"] if model and facts else []
+    return " ".join(filter(None, parts))
 
 
 def time_left(seconds: float) -> str:

@@ -18,7 +18,8 @@ WHOLE = 2.5  # times the finding of neurons, which is what all experiments of th
 def results_or_run(path: str | Path, model: str | Path, facts: str | Path, **options) -> Results:
     """The results in a file; where no file is named, the shipped ones of this run; or else those of the run itself.
 
-    A run is made once and found again later. Before it begins, a line says how long it will take.
+    A line says how they were made. A run is made once and found again later; before it begins, a line says how long it
+    will take.
 
     Args:
         path: a result file of `python -m kn_utils.paper`, or its folder; "" for the run.
@@ -27,7 +28,9 @@ def results_or_run(path: str | Path, model: str | Path, facts: str | Path, **opt
     Raises:
         FileNotFoundError, ValueError: as `read_results` with a path, as `run_experiments` without one.
     """
-    return read_results(path) if path else run_experiments(model, facts, instead=_shipped, **options)
+    results = read_results(path) if path else run_experiments(model, facts, instead=_shipped, **options)
+    print(how_made(results.about))
+    return results
 
 
 def model_name(results: Results) -> str:

@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 
 import kn_utils.paper.chapter as chapter
-from kn_utils.paper.chapter import how_long, model_name, results_or_run
+from kn_utils.paper.chapter import how_long, how_made, model_name, results_or_run
 from kn_utils.paper.description import describe
 from kn_utils.paper.stages import Run
 
@@ -16,17 +16,18 @@ class About:
 
 
 def test_a_named_file_is_read_and_nothing_is_run(monkeypatch):
-    monkeypatch.setattr(chapter, "read_results", lambda path: ("read", path))
+    monkeypatch.setattr(chapter, "read_results", lambda path: About(path))
     monkeypatch.setattr(chapter, "run_experiments", pytest.fail)
-    assert results_or_run("run.parquet", "lab", "lab", n_facts=2) == ("read", "run.parquet")
+    assert results_or_run("run.parquet", "lab", "lab", n_facts=2).about == {"model": "run.parquet"}
 
 
 def test_without_a_file_the_run_is_made_and_a_line_says_how_long_it_takes(cache, capsys):
     for expected in ("2 facts", ""):  # the second time it is there
         results = results_or_run("", "lab", "lab", experiment="find", n_facts=2, seed=1)
         assert len(results.facts) == 2 and results.about["seed"] == 1
-        lines = capsys.readouterr().out.splitlines()
+        *lines, made = capsys.readouterr().out.splitlines()
         assert len(lines) == bool(expected) and expected in "".join(lines)
+        assert made == how_made(results.about)
 
 
 def test_how_long_follows_the_number_of_facts(lab, lab_facts, monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import random
 import sys
 from copy import copy
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -173,16 +174,13 @@ def test_another_fact_that_is_known_is_noticed(sample):
     assert "known" in differences(sample, changed)
 
 
-@pytest.mark.parametrize("table", [experiment.table for experiment in EXPERIMENTS.values()])
-def test_a_changed_effect_is_noticed(sample, table):
-    if table not in sample.tables:
-        pytest.skip("not in this file")
-    rows = sample.tables[table]
-    number = next(column for column in rows if pd.api.types.is_float_dtype(rows[column]))
-    changed = copy_of(sample.results)
-    row = changed.tables[table].index[changed.tables[table].fact == rows.fact[0]][-1]
-    changed.tables[table].loc[row, number] += 0.002
-    assert differences(sample, changed) == {table}
+def test_a_changed_effect_is_noticed(sample):
+    for table, rows in sample.tables.items():
+        number = next(column for column in rows if pd.api.types.is_float_dtype(rows[column]))
+        changed = copy_of(sample.results)
+        row = changed.tables[table].index[changed.tables[table].fact == rows.fact[0]][-1]
+        changed.tables[table].loc[row, number] += 0.002
+        assert differences(sample, changed) == {table}
 
 
 FOUND = {"model": "lab", "facts": "lab", "experiment": "find", "n_facts": 4}
@@ -215,11 +213,12 @@ def test_the_command_continues_and_its_file_is_found_by_the_same_run_only(packag
         ship(monkeypatch)
     assert [path.name for path in package.iterdir()] == ["few.parquet"]
     capsys.readouterr()
-    monkeypatch.setattr(Run, "results", lambda run, experiment: "run")
+    run = SimpleNamespace(about={})
+    monkeypatch.setattr(Run, "results", lambda *_: run)
     assert results_or_run("", **FOUND).about["command"] == "make results"
-    assert capsys.readouterr().out == ""
+    assert len(capsys.readouterr().out.splitlines()) == 1
     for change in {"n_facts": 3}, {"seed": 1}, {"experiment": "suppress_amplify"}, {"measure": "log_probability"}:
-        assert results_or_run("", **FOUND | change) == "run"
+        assert results_or_run("", **FOUND | change) is run
         assert "not used" not in capsys.readouterr().out
 
 
@@ -231,7 +230,8 @@ def test_a_file_made_otherwise_is_named_and_not_used(package, monkeypatch, capsy
     write_results(path, results.about | {key: "another"}, results.facts, {})
     capsys.readouterr()
     assert "command" not in results_or_run("", **FOUND).about
-    (line,) = capsys.readouterr().out.splitlines()
+    line, made = capsys.readouterr().out.splitlines()
+    assert made.startswith("made by `python -m kn_utils.paper`")
     assert "few.parquet" in line and key in line and "not used" in line
 
 
@@ -241,7 +241,8 @@ def test_a_damaged_file_is_named_and_not_used(package, monkeypatch, capsys):
     path.write_bytes(path.read_bytes()[:-50])
     capsys.readouterr()
     assert "command" not in results_or_run("", **FOUND).about
-    (line,) = capsys.readouterr().out.splitlines()
+    line, made = capsys.readouterr().out.splitlines()
+    assert made.startswith("made by `python -m kn_utils.paper`")
     assert "few.parquet" in line and "not used" in line and "damaged" in line
 
 
@@ -261,9 +262,13 @@ def test_every_file_is_there_and_the_folder_is_small():
 def test_how_it_was_made_is_one_line_with_all_that_identifies_it(name):
     about = read_results(shipped.FOLDER / f"{name}.parquet").about
     line = how_made(about)
-    for part in ("make results", about["model_digest"][:8], about["facts_digest"][:8], f"{about['n_facts']:,} facts"):
+    for part in ("make results", about["model_digest"][:8], f"{about['n_facts']:,} facts {about['facts_digest'][:8]}"):
         assert part in line
     assert all(f"{library} {number}" in line for library, number in about["versions"].items()) and "\n" not in line
+
+
+def test_what_an_older_file_does_not_say_is_left_out():
+    assert how_made({"n_layers": 4}) == "made by `python -m kn_utils.paper`"
 
 
 def test_a_duration_in_words():
