@@ -86,8 +86,10 @@ def load_facts(
 
     Example:
         >>> fact = kn.load_facts("lab", relations="P36")[1]
-        >>> fact.subject, fact.answer, len(fact.prompts), len(fact.select_prompts), len(fact.heldout_prompts)
-        ('Albania', 'Tirana', 9, 1, 2)
+        >>> fact.subject, fact.answer, len(fact.prompts)
+        ('Albania', 'Tirana', 9)
+        >>> len(fact.select_prompts), len(fact.heldout_prompts)
+        (1, 2)
     """
     wanted = None if relations is None else relation_names(relations)
     n_facts = None if n_facts is None else count("n_facts", n_facts)

@@ -150,7 +150,7 @@ def _(given):
     )
 
 
-@refused("fact '...' has no held-out prompts")
+@refused("fact '...' has no heldout prompts")
 def _(given):
     kn.ask(given.lab, [dataclasses.replace(given.facts[0], heldout_prompts=())])
 
