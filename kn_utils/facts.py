@@ -120,9 +120,11 @@ def write_facts(facts: Iterable[Fact], path: str | Path) -> None:
         True
     """
     checked_path("path", path)
-    facts = list(map(_writable, list_of("facts", [facts] if isinstance(facts, Fact) else facts, Fact)))
+    facts = list_of("facts", [facts] if isinstance(facts, Fact) else facts, Fact)
     if not facts:
         raise ValueError(f"there are no facts to write into {str(path)!r}: pass at least one")
+    for fact in facts:
+        _check_writable(fact)
     groups: dict[str, list[Fact]] = {}
     for fact in facts:
         groups.setdefault(relation_id(fact.relation), []).append(fact)
@@ -208,15 +210,14 @@ def _rows(fact: Fact, n_columns: int) -> list[list[str]]:
     return [row[:n_columns] for row in whole]
 
 
-def _writable(fact: Fact) -> Fact:
-    """The fact itself, or one line that says why it cannot be written."""
+def _check_writable(fact: Fact) -> None:
+    """Raise a ValueError, of one line, for a fact that cannot be written."""
     texts = (fact.subject, fact.relation, fact.answer, *fact.all_prompts)
     if not fact.prompts or not all(is_text(text) and text.strip() for text in texts):
         triple = f"the fact {(fact.subject, fact.relation, fact.answer)}"
         raise ValueError(f"{triple} cannot be written: give it a prompt, and no text that is empty or half a character")
     if fact.relation != fact.relation.strip():
         raise ValueError(f"{fact.relation!r} cannot be written: leave out the space around it")
-    return fact
 
 
 def _keep_relations(facts: list[Fact], wanted: Sequence[str], source) -> list[Fact]:

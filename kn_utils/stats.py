@@ -11,8 +11,6 @@ import scipy.stats
 from .checks import finite, fraction, integer, numbers, same_length
 
 SAME_SIZE = 1.25  # of the same size: from 80 to 125 %, within which two drugs count as equivalent
-
-
 SPACE = "\N{NO-BREAK SPACE}"  # a number and its unit, or its interval, stay in one line
 MINUS = "\N{MINUS SIGN}"
 
@@ -140,8 +138,8 @@ def share_interval(values: Sequence[float]) -> Interval:
         ValueError: a value outside [0, 1], or no values.
     """
     values = _sample("values", values)
-    if not ((values >= 0) & (values <= 1)).all():
-        raise ValueError(f"values holds {values[~((values >= 0) & (values <= 1))][0]:g}: pass shares, from 0 to 1")
+    if len(wrong := values[~((values >= 0) & (values <= 1))]):
+        raise ValueError(f"values holds {wrong[0]:g}: pass shares, from 0 to 1")
     n, share, z = len(values), float(values.mean()), scipy.stats.norm.ppf(0.975)
     centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))

@@ -1,10 +1,14 @@
 """Shared by the tests: tiny random models, plain hooks to check the library against, and the form of an error."""
 
+import io
 import re
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import platformdirs
 import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
@@ -142,6 +146,34 @@ def one_line_error(kind, *names):
 def printed(value):
     """A name for a test's parameter that is the same in every process: without addresses."""
     return re.sub(r" at 0x\w+", "", str(value))
+
+
+def serve(files, monkeypatch, cache, release=""):
+    """A stand-in for the network that serves these files, texts or bytes by address, and an empty cache.
+
+    Args:
+        release: what all addresses of the files begin with.
+
+    Returns:
+        The list of addresses that are asked for.
+    """
+    asked = []
+
+    def urlopen(address, timeout):
+        asked.append(address)
+        if (path := address.removeprefix(release)) not in files:
+            raise urllib.error.HTTPError(address, 404, "Not Found", None, None)
+        content = files[path]
+        return io.BytesIO(content if isinstance(content, bytes) else content.encode())
+
+    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: str(cache / name))
+    return asked
+
+
+def cached_files(cache):
+    """The names of all files below a folder."""
+    return sorted(path.name for path in cache.rglob("*") if path.is_file())
 
 
 def shared_file(*parts):

@@ -74,7 +74,7 @@ def answer_key(
     """
     facts = list_of("facts", facts, Fact)
     prompts = one_prompt_each(facts)
-    start = _start(lm, facts, baseline)
+    start, about = _start(lm, facts, baseline), describe_key(lm, facts)
 
     def ablate(rows):
         return _ablate(lm, [prompts[i] for i in rows], [facts[i].answer for i in rows], start)
@@ -86,10 +86,10 @@ def answer_key(
         starts = tqdm(rows[::CHUNK], desc="Ablation", unit="chunk")
         chunks = [ablate(rows[first : first + CHUNK]) for first in starts]
     else:
-        digest = key_digest(lm, facts, baseline)
+        digest = key_digest(about, baseline)
         chunks = Store(claimed(out, digest), digest).chunks("ablation", rows, ablate, CHUNK, TENSORS)
     effects = (torch.cat([chunk[name].to(lm.device) for chunk in chunks]) for name in EFFECTS)
-    return AnswerKey(prompts, *effects, describe_key(lm, facts))
+    return AnswerKey(prompts, *effects, about)
 
 
 def _start(lm: LanguageModel, facts: Sequence[Fact], baseline: str | Tensor) -> Tensor:
@@ -159,10 +159,13 @@ def describe_key(lm: LanguageModel, facts: Sequence[Fact]) -> dict:
     }
 
 
-def key_digest(lm: LanguageModel, facts: Sequence[Fact], baseline: str | Tensor) -> str:
-    """sha256 of all that a key depends on."""
+def key_digest(about: dict, baseline: str | Tensor) -> str:
+    """sha256 of all that a key depends on.
+
+    Args:
+        about: of `describe_key`.
+    """
     if isinstance(baseline, Tensor):
         baseline = baseline.double().cpu().tolist()
-    about = describe_key(lm, facts)
     wanted = repr((about["model_digest"], about["facts_digest"], baseline))
     return hashlib.sha256(wanted.encode()).hexdigest()

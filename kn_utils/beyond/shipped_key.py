@@ -49,11 +49,20 @@ def key_or_ablations(lm: LanguageModel, facts: Sequence[Fact], baseline: str = "
         return answer_key(lm, facts, baseline)
     if (key := shipped_key(lm, facts, baseline)) is not None:
         return key
-    out = cache_folder() / "keys" / key_digest(lm, facts, baseline)[:16]
+    out = key_folder(describe_key(lm, facts), baseline)
     if not out.exists():
         print(f"no answer key is shipped for this model and these facts: it takes {how_long(lm, facts)}")
         out.parent.mkdir(parents=True, exist_ok=True)
     return answer_key(lm, facts, baseline, out)
+
+
+def key_folder(about: dict, baseline: str) -> Path:
+    """Where the ablations of a key are kept in the user's cache.
+
+    Args:
+        about: of `describe_key`.
+    """
+    return cache_folder() / "keys" / key_digest(about, baseline)[:16]
 
 
 def shipped_key(lm: LanguageModel, facts: Sequence[Fact], baseline: str) -> AnswerKey | None:
@@ -105,13 +114,14 @@ def ship() -> None:
     """Make the key, or continue it in the user's cache, and write its file into the package."""
     lm, facts = load_model(MODEL), load_facts(FACTS, n_facts=N_FACTS, seed=SEED)
     rows = pd.DataFrame([(f.subject, f.relation, f.answer) for f in facts], columns=["subject", "relation", "answer"])
+    about = describe_key(lm, facts)
     for baseline in BASELINES:
-        key = answer_key(lm, facts, baseline, cache_folder() / "keys" / key_digest(lm, facts, baseline)[:16])
+        key = answer_key(lm, facts, baseline, key_folder(about, baseline))
         rows[baseline] = key.log_probability.flatten(1).cpu().numpy().tolist()
     rows.insert(3, "prompt", key.prompts)
     rows.insert(4, "probability", answer_probability(lm, key.prompts, rows.answer.tolist()).cpu().numpy())
-    about = json.dumps(describe_key(lm, facts) | {"command": COMMAND})
-    table = pa.Table.from_pandas(rows, preserve_index=False).replace_schema_metadata({ABOUT: about})
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    table = table.replace_schema_metadata({ABOUT: json.dumps(about | {"command": COMMAND})})
     for baseline in BASELINES:
         column = table.column(baseline).cast(pa.list_(pa.float32()))
         table = table.set_column(table.column_names.index(baseline), baseline, column)

@@ -2,7 +2,6 @@
 
 import gzip
 import http.client
-import io
 import json
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import platformdirs
 import pytest
-from common import one_line_error, shared_file
+from common import cached_files, one_line_error, serve, shared_file
 
 from kn_utils.beyond import published
 from kn_utils.models import Neuron
@@ -50,21 +49,8 @@ def release(rows):
 @pytest.fixture
 def online(release, tmp_path, monkeypatch):
     """A network that serves the release; returns (files it serves, addresses that were asked for)."""
-    files, asked = dict(release), []
-
-    def urlopen(address, timeout):
-        asked.append(address)
-        if address not in files:
-            raise urllib.error.HTTPError(address, 404, "Not Found", None, None)
-        return io.BytesIO(files[address].encode())
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-    return files, asked
-
-
-def cached_files(tmp_path):
-    return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    files = dict(release)
+    return files, serve(files, monkeypatch, tmp_path)
 
 
 def test_the_stand_in_has_the_form_of_the_release(release):

@@ -22,6 +22,11 @@ def assigned(source):
     return {s.targets[0].id: ast.literal_eval(s.value) for s in statements}
 
 
+def has_claims(notebook):
+    """Whether its sentences are claims; the other notebooks are still to be written so."""
+    return any("kn_utils.page" in cell.source for cell in code(notebook))
+
+
 def is_shown(cell):
     """A folded cell is shown; one that is removed is not."""
     return cell.cell_type == "code" and "remove-cell" not in cell.metadata.get("tags", [])

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from notebook_form import ADDRESS, CHAPTERS, NOTEBOOKS, ROOT, assigned, code, defined, is_shown, used
+from notebook_form import ADDRESS, CHAPTERS, NOTEBOOKS, ROOT, assigned, code, defined, has_claims, is_shown, used
 
 from kn_utils.paper.numbers import ERASED_PERPLEXITY, PAPER
 
@@ -31,7 +31,7 @@ def notebook(request):
 @pytest.fixture
 def asserted(notebook):
     """A notebook whose sentences are claims. The others are still to be written so."""
-    if not any("kn_utils.page" in cell.source for cell in code(notebook)):
+    if not has_claims(notebook):
         pytest.skip("its sentences are not claims yet")
     return notebook
 

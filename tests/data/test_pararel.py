@@ -1,13 +1,12 @@
 """ParaRel's download, on a release rebuilt from the authors' own file: verified, cached once, never half-written."""
 
-import io
 import json
 import urllib.error
 import urllib.request
 
 import platformdirs
 import pytest
-from common import one_line_error
+from common import cached_files, one_line_error, serve
 
 import kn_utils as kn
 from kn_utils.data import pararel
@@ -33,23 +32,8 @@ def release(pararel_file):
 @pytest.fixture
 def online(release, tmp_path, monkeypatch):
     """A network that serves the release; returns (files it serves, addresses that were asked for)."""
-    files, asked = dict(release), []
-
-    def urlopen(address, timeout):
-        asked.append(address)
-        path = address.removeprefix(f"{pararel.RELEASE}/")
-        if path not in files:
-            raise urllib.error.HTTPError(address, 404, "Not Found", None, None)
-        content = files[path]
-        return io.BytesIO(content if isinstance(content, bytes) else content.encode())
-
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
-    monkeypatch.setattr(platformdirs, "user_cache_dir", lambda name: str(tmp_path / name))
-    return files, asked
-
-
-def cached_files(tmp_path):
-    return sorted(path.name for path in tmp_path.rglob("*") if path.is_file())
+    files = dict(release)
+    return files, serve(files, monkeypatch, tmp_path, f"{pararel.RELEASE}/")
 
 
 def test_downloaded_once_and_then_cached(online, pararel_file, tmp_path):
