@@ -244,7 +244,10 @@ def test_ctrl_c_says_how_to_go_on(when, tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="a console's ctrl-C cannot be sent to one process there")
 def test_ctrl_c_stops_a_process_between_its_chunks(tmp_path):
     words = ["--n-facts", "60", "--chunk", "2", "--out", str(tmp_path)]
-    process = subprocess.Popen([sys.executable, "-m", "kn_utils.paper", *words], stderr=subprocess.PIPE, env=NO_NETWORK)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kn_utils.paper", *words], stderr=subprocess.PIPE, env=NO_NETWORK,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in a shell's background ignore it
+    )  # fmt: skip
     while not list(tmp_path.rglob("*.parquet")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
